@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DecoderLayer', 'Predictor', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'write_whole']
 
-# %% ../nbs/07_predictor_ema.ipynb #58ca308e
+# %% ../nbs/07_predictor_ema.ipynb #cc58243f
 import copy
 import json
 import os
@@ -25,7 +25,7 @@ from .masking import Masks, SphereMask
 from .montage import Montage, lee2019_montage
 from .positional_encoding import PositionalEncoding
 
-# %% ../nbs/07_predictor_ema.ipynb #5c20d01e
+# %% ../nbs/07_predictor_ema.ipynb #cf00d69d
 class DecoderLayer(Layer):
     "One layer of the predictor: `nn.TransformerDecoderLayer`'s parameters, names and arithmetic."
     def __init__(self, width=64, heads=8, hidden=2048, dropout=0.):
@@ -37,7 +37,7 @@ class DecoderLayer(Layer):
         x = self.norm2(x + self.dropout(self.multihead_attn(x, memory, memory_keep)))
         return self.norm3(x + self.dropout(self.feed_forward(x)))
 
-# %% ../nbs/07_predictor_ema.ipynb #3013dd6b
+# %% ../nbs/07_predictor_ema.ipynb #d47ce965
 class Predictor(nn.Module):
     "Answer questions about hidden tokens from the context. Paper, section \"S-JEPA pre-training\"."
     def __init__(self, width=64, depth=4, heads=8, hidden=2048, dropout=0.):
@@ -59,7 +59,7 @@ class Predictor(nn.Module):
         for layer in self.layers: x = layer(x, context, keep, context_keep)
         return self.norm(x)
 
-# %% ../nbs/07_predictor_ema.ipynb #cb751896
+# %% ../nbs/07_predictor_ema.ipynb #eb67c611
 @dataclass(frozen=True)
 class SJEPAConfig:
     "The sizes of an S-JEPA, and how its targets are made."
@@ -70,13 +70,13 @@ class SJEPAConfig:
     hidden: int = 2048  # width of the feed-forward networks
     dropout: float = 0.  # the paper's transformers have 0.1: see the experiment on the pre-training page
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
-    target_norm: str = "layer"  # "layer": each target has mean 0 and variance 1 over its width; "none"
+    target_norm: str = "layer"  # "instance": each of the 64 numbers has mean 0 and variance 1 over the tokens of a window; "layer": each token over its 64 numbers; "none"
 
     def __post_init__(self):
         if not 1 <= self.average_layers <= self.depth: raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; got {self.average_layers}")
-        if self.target_norm not in ("layer", "none"): raise ValueError(f'target_norm is "layer" or "none", not {self.target_norm!r}')
+        if self.target_norm not in ("instance", "layer", "none"): raise ValueError(f'target_norm is "instance", "layer" or "none", not {self.target_norm!r}')
 
-# %% ../nbs/07_predictor_ema.ipynb #713f4eb3
+# %% ../nbs/07_predictor_ema.ipynb #545b2837
 class Output(NamedTuple):
     "What one forward pass of `SJEPA` gives."
     loss: torch.Tensor  # mean absolute difference of prediction and target over all hidden tokens
@@ -86,7 +86,7 @@ class Output(NamedTuple):
     context: torch.Tensor  # (contexts, visible tokens, width)
     context_keep: torch.Tensor | None  # (contexts, visible tokens) bool
 
-# %% ../nbs/07_predictor_ema.ipynb #4eab6aec
+# %% ../nbs/07_predictor_ema.ipynb #dc3cfc68
 def masked_l1(
     predicted,  # (targets, tokens, width)
     target,  # (targets, tokens, width)
@@ -96,7 +96,7 @@ def masked_l1(
     error = (predicted - target).abs().mean(-1)
     return error.mean() if keep is None else (error * keep).sum() / keep.sum()
 
-# %% ../nbs/07_predictor_ema.ipynb #c51da16b
+# %% ../nbs/07_predictor_ema.ipynb #a714c941
 class SJEPA(nn.Module):
     "Signal-based joint-embedding predictive architecture (Guetschel et al. 2024): local encoder, position code, contextual encoder, its EMA copy, predictor."
     def __init__(self,
@@ -112,7 +112,7 @@ class SJEPA(nn.Module):
         self.predictor = Predictor(depth=config.predictor_depth, **sizes)
         self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
-# %% ../nbs/07_predictor_ema.ipynb #081bb521
+# %% ../nbs/07_predictor_ema.ipynb #5ca48607
 @patch
 def encode(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz
@@ -131,9 +131,10 @@ def targets(self: SJEPA,
     layers = self.target_encoder.eval()(tokens.flatten(1, 2), every_layer=True)[-self.config.average_layers:]
     target = torch.stack(layers).mean(0)
     if self.config.target_norm == "layer": target = nn.functional.layer_norm(target, target.shape[-1:])
+    if self.config.target_norm == "instance": target = nn.functional.instance_norm(target.transpose(1, 2)).transpose(1, 2)
     return target.unflatten(1, tokens.shape[1:3])
 
-# %% ../nbs/07_predictor_ema.ipynb #03338a06
+# %% ../nbs/07_predictor_ema.ipynb #90cc02e2
 @patch
 def forward(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz
@@ -150,7 +151,7 @@ def forward(self: SJEPA,
     target, _ = take_channels(self.targets((tokens + code).detach()), masks.hidden, masks.example[masks.context])
     return Output(masked_l1(predicted, target, keep), predicted, target, keep, context, seen_keep)
 
-# %% ../nbs/07_predictor_ema.ipynb #cd1d11e8
+# %% ../nbs/07_predictor_ema.ipynb #9f2cac96
 @patch
 @torch.no_grad()
 def update_target(self: SJEPA,
@@ -159,7 +160,7 @@ def update_target(self: SJEPA,
     "Move the target encoder towards the contextual encoder (EMA over parameters)."
     torch._foreach_lerp_(list(self.target_encoder.parameters()), list(self.encoder.parameters()), 1 - momentum)
 
-# %% ../nbs/07_predictor_ema.ipynb #9456baf2
+# %% ../nbs/07_predictor_ema.ipynb #7703213e
 def write_whole(
     path: str | Path,
     write,  # a function that writes the file whose path it is given
@@ -175,7 +176,7 @@ def write_whole(
         raise OSError(f"could not write {path}: {e}; is the disk full or the folder read-only?") from e
     finally: part.unlink(missing_ok=True)
 
-# %% ../nbs/07_predictor_ema.ipynb #ec7562fe
+# %% ../nbs/07_predictor_ema.ipynb #cbad72a4
 @patch
 def save(self: SJEPA, path: str | Path):
     "Write weights, montage and sizes to one `.safetensors` file, whole or not at all."
@@ -184,7 +185,7 @@ def save(self: SJEPA, path: str | Path):
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
-# %% ../nbs/07_predictor_ema.ipynb #c9e01220
+# %% ../nbs/07_predictor_ema.ipynb #18f1e741
 @patch(cls_method=True)
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`

@@ -1,0 +1,120 @@
+"""S-JEPA against braindecode's own modules, with weights copied across: float32, within 1e-5."""
+import copy
+
+import pytest
+import torch
+
+from sjepa_nb.masking import SphereMask
+from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage
+from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.weights import from_pretrained, load_braindecode, save_pretrained, to_braindecode
+
+SignalJEPA = pytest.importorskip("braindecode.models").SignalJEPA
+close = dict(atol=1e-5, rtol=0)
+SUBSET = ["C3", "Cz", "C4", "Pz", "Oz", "Fp1", "TPP9h"]
+
+
+def theirs_and_ours(names=LEE2019_CHANNELS, samples=536, seed=0):
+    "A braindecode model with random weights and ours with the same ones."
+    torch.manual_seed(seed)
+    chs = [dict(ch_name=n, kind="eeg", loc=lee2019_montage().select([n]).positions[0]) for n in names]
+    theirs = SignalJEPA(chs_info=chs, n_times=samples, sfreq=128).eval()
+    with torch.no_grad():
+        for p in theirs.parameters(): p.add_(torch.randn_like(p) * .01)  # norms and biases too are no longer trivial
+    ours = SJEPA(lee2019_montage().select(names))
+    report = load_braindecode(ours, theirs.state_dict())
+    assert report.absent == ["predictor.mask_token"] and report.unused == []
+    assert len(report.matched) == len(theirs.state_dict())
+    return theirs, ours.eval()
+
+
+@pytest.mark.parametrize("names", [LEE2019_CHANNELS, SUBSET], ids=["62 channels", "subset"])
+@pytest.mark.parametrize("samples", [152, 536, 2072])
+@torch.no_grad()
+def test_tokens_position_codes_context(names, samples):
+    theirs, ours = theirs_and_ours(names, samples)
+    x = torch.randn(2, len(names), samples) * 10
+    tokens = theirs.feature_encoder(x)
+    torch.testing.assert_close(ours.local_encoder(x).flatten(1, 2), tokens, **close)
+    torch.testing.assert_close(ours.position(tokens.shape[1] // len(names)).flatten(0, 1), theirs.pos_encoder(tokens)[0], **close)
+    torch.testing.assert_close(ours.encode(x), theirs(x.clone()), **close)
+
+
+@torch.no_grad()
+def test_a_subset_of_the_rows():
+    "Their `pretrain_aligned` rows for some channels are our `channels=` rows."
+    theirs, ours = theirs_and_ours()
+    rows = lee2019_montage().index(SUBSET)
+    x = torch.randn(2, len(SUBSET), 536) * 10
+    chs = [dict(ch_name=n, kind="eeg", loc=[0., 0., 0.]) for n in SUBSET]
+    aligned = SignalJEPA(chs_info=chs, n_times=536, sfreq=128, channel_embedding="pretrain_aligned").eval()
+    aligned.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours.encode(x, torch.from_numpy(rows)), aligned(x.clone()), **close)
+
+
+@torch.no_grad()
+def test_starting_position_rows():
+    "Before training, the rows agree too."
+    torch.manual_seed(0)
+    chs = [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(LEE2019_CHANNELS, lee2019_montage().positions)]
+    theirs = SignalJEPA(chs_info=chs, n_times=152, sfreq=128)
+    torch.testing.assert_close(SJEPA().position.spatial, theirs.pos_encoder.pos_encoder_spat.weight, **close)
+
+
+@pytest.mark.parametrize("samples", [152, 536])
+def test_predictions_and_the_whole_loss(samples):
+    "One batch through `SJEPA`, and the same written out from braindecode's modules, an example at a time: loss, predictions, gradients."
+    theirs, ours = theirs_and_ours(samples=samples)
+    teacher = copy.deepcopy(theirs.transformer.encoder)
+    with torch.no_grad():
+        for p in teacher.parameters(): p.add_(torch.randn_like(p) * .01)
+    ours.target_encoder.load_state_dict(teacher.state_dict())
+    mask_token = ours.predictor.mask_token
+    x, masks = torch.randn(5, 62, samples) * 10, SphereMask(ours.montage, .6)(5, torch.Generator().manual_seed(0))
+    assert len(set(masks.hidden.sum(1).tolist())) > 1  # unequal sizes
+    out = ours(x, masks)
+
+    tokens = theirs.feature_encoder(x)
+    code = theirs.pos_encoder(tokens)
+    n = tokens.shape[1] // 62
+    total = count = 0.
+    for i in range(5):
+        hidden = masks.hidden[i].repeat_interleave(n)
+        context = theirs.transformer.encoder((tokens + code)[i:i + 1, ~hidden])
+        predicted = theirs.transformer.decoder(mask_token.detach() + code[i:i + 1, hidden], context)
+        with torch.no_grad():
+            layers, h = [], (tokens + code)[i:i + 1]
+            for layer in teacher.layers: layers.append(h := layer(h))
+            target = torch.nn.functional.layer_norm(torch.stack(layers[-4:]).mean(0), (64,))[:, hidden]
+        k = int(hidden.sum())
+        torch.testing.assert_close(out.predicted[i, :k], predicted[0], **close)
+        torch.testing.assert_close(out.target[i, :k], target[0], **close)
+        total, count = total + (predicted - target).abs().sum(), count + predicted.numel()
+    torch.testing.assert_close(out.loss, total / count, **close)
+    (total / count).backward(); out.loss.backward()
+    for a, b in ((ours.local_encoder.convs[0].weight, theirs.feature_encoder[1][0].weight), (ours.position.spatial, theirs.pos_encoder.pos_encoder_spat.weight),
+                 (ours.encoder.layers[0].linear1.weight, theirs.transformer.encoder.layers[0].linear1.weight)):
+        torch.testing.assert_close(a.grad, b.grad, **close)
+
+
+def test_state_dicts_travel_both_ways(tmp_path):
+    theirs, ours = theirs_and_ours()
+    state = to_braindecode(ours)
+    assert set(state) == set(theirs.state_dict())
+    for k, v in theirs.state_dict().items(): assert torch.equal(state[k], v), k
+    theirs.load_state_dict(state)  # strict
+
+
+@torch.no_grad()
+def test_hub_folder_both_ways(tmp_path, capsys):
+    "A folder of ours opens in braindecode, and a folder of braindecode's opens here."
+    theirs, ours = theirs_and_ours()
+    x = torch.randn(1, 62, 536) * 10
+    save_pretrained(ours, tmp_path / "ours")
+    opened = SignalJEPA.from_pretrained(tmp_path / "ours", n_times=536).eval()
+    torch.testing.assert_close(opened(x.clone()), ours.encode(x), **close)
+    theirs.save_pretrained(tmp_path / "theirs")
+    mine = from_pretrained(tmp_path / "theirs")
+    assert "tensors loaded; not in the file: predictor.mask_token" in capsys.readouterr().out
+    torch.testing.assert_close(mine.encode(x), theirs(x.clone()), **close)
+

@@ -1,0 +1,238 @@
+"""What a run leaves on disk: killed, interrupted, damaged, full disk, collapse, NaN; and the commands' own errors."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sjepa_nb import pretraining
+from sjepa_nb.command_line import sjepa_pretrain
+from sjepa_nb.data import WindowStore, build_store, moabb_sources, split_by_subject
+from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.pretraining import CollapseError, Pretraining, TrainingConfig, TrainingError, load_checkpoint, train_step
+from sjepa_nb.simulation import SimulatedMI
+
+SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=1)
+CONFIG = TrainingConfig(epochs=3, batch_size=16, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    sources = moabb_sources(SimulatedMI(n_subjects=3, n_trials=12, seed=0))
+    return build_store(tmp_path_factory.mktemp("data") / "store", sources, length=152, interval=2., progress=False)
+
+
+@pytest.fixture
+def begin(store, tmp_path):
+    split = split_by_subject(store.index, valid=[3])
+    return lambda folder="run", config=CONFIG, model=SMALL, **kw: Pretraining(store, split, tmp_path / folder, config, model, progress=False, **kw)
+
+
+def losses(folder):
+    steps, epochs = pd.read_csv(Path(folder) / "steps.csv"), pd.read_csv(Path(folder) / "epochs.csv")
+    return steps[["step", "epoch", "loss", "gradient"]], epochs[["step", "epoch", "train_loss", "loss", "trivial", "positional", "spread", "rank"]]
+
+
+def assert_same_run(a, b):
+    for x, y in zip(losses(a), losses(b)): pd.testing.assert_frame_equal(x, y, check_exact=True)
+    a, b = SJEPA.load(Path(a) / "model.safetensors").state_dict(), SJEPA.load(Path(b) / "model.safetensors").state_dict()
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_seed_makes_two_runs_equal(begin, tmp_path):
+    begin("a").run(); begin("b").run()
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    begin("c", TrainingConfig(epochs=3, batch_size=16, precision="float32", seed=1)).run()
+    assert losses(tmp_path / "a")[0].loss.iloc[0] != losses(tmp_path / "c")[0].loss.iloc[0]
+
+
+def test_resume_after_an_exception_anywhere(begin, tmp_path, monkeypatch):
+    "Stop at every step in turn, with and without dropout; the resumed run equals the undisturbed one."
+    model = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=1, dropout=.1)
+    often = TrainingConfig(epochs=2, batch_size=16, precision="float32", checkpoint_minutes=1e-9)
+    whole = begin("whole", often, model); whole.run()
+    for at in range(1, whole.steps, 3):
+        def stop(*a, **k):
+            if a[5] == at: raise InterruptedError
+            return train_step(*a, **k)
+        monkeypatch.setattr(pretraining, "train_step", stop)
+        with pytest.raises(InterruptedError): begin(f"at{at}", often, model).run()
+        monkeypatch.undo()
+        begin(f"at{at}", often, model, resume=any((tmp_path / f"at{at}").glob("checkpoint*.pt"))).run()
+        assert_same_run(tmp_path / "whole", tmp_path / f"at{at}")
+
+
+COMMAND = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects", "2", "--length", "1", "--interval", "25", "--batch-size", "4", "--epochs", "2",
+           "--precision", "float32", "--quiet", "--checkpoint-minutes", "0.001"]
+
+
+def command(*args, **kw):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen([sys.executable, "-c", "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))", *map(str, args)],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    start = time.monotonic()
+    p = command(*COMMAND, "--out", out); said, wrong = p.communicate()
+    assert p.returncode == 0, wrong
+    return out, time.monotonic() - start
+
+
+def test_killed_at_random_moments(undisturbed, tmp_path):
+    "SIGKILL, again and again, while it reads, trains, validates or saves; in the end the losses and weights are those of the undisturbed run."
+    whole, seconds = undisturbed
+    rng, out, kills = random.Random(0), tmp_path / "run", 0
+    for _ in range(3):
+        p = command(*(["--resume"] if (out / "command.json").exists() else COMMAND), "--out", out, "--checkpoint-minutes", "0.001", "--quiet")
+        try: p.communicate(timeout=rng.uniform(.35, .95) * seconds)
+        except subprocess.TimeoutExpired: p.kill(); p.communicate(); kills += 1
+    p = command(*(["--resume"] if (out / "command.json").exists() else COMMAND), "--out", out, "--quiet")
+    said, wrong = p.communicate()
+    assert p.returncode == 0, wrong
+    assert kills > 0
+    assert_same_run(whole, out)
+
+
+def test_sigterm_saves_and_leaves(undisturbed, tmp_path):
+    whole, _ = undisturbed
+    out = tmp_path / "run"
+    p = command(*COMMAND[:-2], "--out", out)
+    while not (out / "steps.csv").exists() and p.poll() is None: time.sleep(.05)
+    time.sleep(.3); p.send_signal(signal.SIGTERM)
+    said, wrong = p.communicate()
+    if p.returncode: # else it was done already
+        assert p.returncode == 130 and "SIGTERM: saved after step" in wrong and "Traceback" not in wrong
+        assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
+        assert load_checkpoint(out)["step"] == len(pd.read_csv(out / "steps.csv"))
+        p = command("--resume", "--out", out, "--quiet"); p.communicate()
+        assert p.returncode == 0
+    assert_same_run(whole, out)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(begin, tmp_path):
+    begin("whole").run(); begin("run").run()
+    newest = tmp_path / "run" / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    begin("run", resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    for f in (tmp_path / "run").glob("checkpoint*.pt"): f.write_bytes(b"no")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read"): begin("run", resume=True)
+
+
+def test_a_pickle_is_not_opened(begin, tmp_path):
+    (tmp_path / "run").mkdir()
+    class Bad:
+        def __reduce__(self): return (os.mkdir, (str(tmp_path / "code_ran"),))
+    torch.save(Bad(), tmp_path / "run" / "checkpoint.pt")
+    with pytest.raises(ValueError, match="can be read"): begin("run", resume=True)
+    assert not (tmp_path / "code_ran").exists()
+
+
+def test_another_architecture_or_data(begin, tmp_path):
+    begin().run()
+    with pytest.raises(ValueError, match="belongs to another run .*depth: 2 then, 3 now"): begin(model=SJEPAConfig(depth=3, predictor_depth=1, hidden=64, average_layers=1), resume=True)
+    with pytest.raises(ValueError, match="learning_rate"): begin(config=TrainingConfig(epochs=3, batch_size=16, precision="float32", learning_rate=1e-3), resume=True)
+    with pytest.raises(FileExistsError, match="holds a run already"): begin()
+    with pytest.raises(FileNotFoundError, match="nothing to resume"): begin("none", resume=True)
+
+
+def test_nan_stops_with_the_last_good_state(begin, tmp_path, monkeypatch):
+    run = begin()
+    masked = pretraining.SJEPA.forward
+    calls = dict(n=0)
+    def poisoned(self, *a, **k):
+        out = masked(self, *a, **k); calls["n"] += self.training
+        return out._replace(loss=out.loss * float("nan")) if calls["n"] > run.batches_per_epoch + 1 and self.training else out
+    monkeypatch.setattr(pretraining.SJEPA, "forward", poisoned)
+    with pytest.raises(TrainingError, match="the last good state is kept"): run.run()
+    state = load_checkpoint(tmp_path / "run")
+    assert state["step"] == run.batches_per_epoch
+    assert all(torch.isfinite(v).all() for v in state["model"].values() if v.is_floating_point())
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"].startswith("stopped")
+
+
+def test_collapse_stops_the_run(begin, monkeypatch):
+    "Targets that are the same for every window: the run stops after its first epoch and says what to change."
+    targets = pretraining.SJEPA.targets
+    monkeypatch.setattr(pretraining.SJEPA, "targets", lambda self, tokens: targets(self, torch.zeros_like(tokens) + self.position.spatial.mean()))
+    with pytest.raises(CollapseError, match="collapsed.*Lower the learning rate"): begin().run()
+
+
+def test_a_full_disk(undisturbed, tmp_path):
+    "A limit on the size of files stands for a full disk: an error of one line, no half-written file under a final name."
+    whole, _ = undisturbed
+    out = tmp_path / "run"
+    shutil.copytree(whole / "windows.zarr", tmp_path / "windows.zarr")
+    import resource
+    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
+    p = command(*COMMAND, "--store", tmp_path / "windows.zarr", "--out", out, preexec_fn=limit)
+    said, wrong = p.communicate()
+    assert p.returncode == 2, wrong
+    lines = [l for l in wrong.splitlines() if l]
+    assert len(lines) == 1 and "could not write" in lines[0] and "disk full" in lines[0], wrong
+    assert not list(out.glob("*.pt")) and not list(out.glob("*.safetensors")) and not list(out.glob(".*part"))
+    p = command("--resume", "--out", out, "--quiet"); said, wrong = p.communicate()  # with room again, it goes on
+    assert p.returncode == 0, wrong
+    assert_same_run(whole, out)
+
+
+def test_an_unwritable_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert sjepa_pretrain([*COMMAND, "--out", str(tmp_path / "file" / "run")]) == 2
+    said = capsys.readouterr().err
+    assert len(said.strip().splitlines()) == 1 and "file" in said
+
+
+def test_too_short(tmp_path, capsys):
+    assert sjepa_pretrain(["--dataset", "simulated", "--length", "0", "--out", str(tmp_path / "run")]) == 2
+    assert "152 samples" in capsys.readouterr().err
+
+
+def test_a_vanished_store(begin, store, tmp_path):
+    "The store goes away in mid-run: an error, and the run can be resumed when it is back."
+    shutil.copytree(store.path, tmp_path / "copy")
+    run = Pretraining(WindowStore(tmp_path / "copy"), split_by_subject(store.index, valid=[3]), tmp_path / "run", CONFIG, SMALL, progress=False)
+    run._epoch({"by": None}); run._close_epoch()
+    shutil.move(tmp_path / "copy", tmp_path / "away")
+    with pytest.raises((ValueError, OSError)): run.run()
+    begin("whole").run(); begin("run", resume=True).run()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_two_montages_in_one_training(tmp_path):
+    "Recordings of 62 and of 8 channels in one store: batches of one montage each, one table of position rows, every channel trained."
+    import mne
+    from sjepa_nb.data import file_sources
+    rng = np.random.default_rng(0)
+    files = []
+    for k, names in enumerate((["Fp1", "Fp2", "C3", "Cz", "C4", "O1", "Oz", "O2"], ["POz", "Oz", "O1", "O2", "PO3", "PO4"])):
+        for s in (1, 2):
+            raw = mne.io.RawArray(rng.normal(size=(len(names), 60 * 200)) * 1e-5, mne.create_info(names, (200., 256.)[k], "eeg"), verbose="ERROR")
+            files.append(tmp_path / f"sub-{k}{s}_raw.fif"); raw.save(files[-1], verbose="ERROR")
+    store = build_store(tmp_path / "store", file_sources(files), length=152, interval=2., progress=False)
+    assert [len(m) for m in store.montages] == [8, 6] and len(store.montage) == 11
+    split = split_by_subject(store.index, valid=["sub-02", "sub-12"])
+    run = Pretraining(store, split, tmp_path / "run", TrainingConfig(epochs=1, batch_size=8, precision="float32"), SMALL, progress=False)
+    before = run.model.position.spatial.detach().clone()
+    run.run()
+    assert (run.model.position.spatial - before).abs().amax(1).min() > 0
+
+
+def test_schedules():
+    c = TrainingConfig()
+    rates = [pretraining.learning_rate(s, 1000, c) for s in range(1000)]
+    assert max(rates) == pytest.approx(c.learning_rate) and rates[0] < rates[50] < rates[99] and rates[-1] == pytest.approx(c.final_rate * c.learning_rate, rel=.01)
+    m = [pretraining.momentum(s, 1000, c) for s in range(1000)]
+    assert all(a <= b for a, b in zip(m, m[1:])) and (m[0], m[-1]) == pytest.approx(c.momentum)
