@@ -30,16 +30,15 @@ from sjepa_nb.simulation import SimulatedERP, simulated_datasets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "pretraining_choices.csv"
 BASE = dict(target_norm="layer", average_layers=4, dropout=0., learning_rate=2e-4, momentum=(.999, .9999), precision="bfloat16", mask="sphere")
-CHOICES = dict(base=[{}], target_norm=[dict(target_norm="none"), dict(target_norm="instance")], average_layers=[dict(average_layers=1), dict(average_layers=8)], dropout=[dict(dropout=.1)],
-               learning_rate=[dict(learning_rate=1e-4), dict(learning_rate=5e-4)], momentum=[dict(momentum=(.99, .999)), dict(momentum=(.9, .99))],
-               precision=[dict(precision="float32")], mask=[dict(mask="fixed budget")])
+CHOICES = dict(base=[{}], target_norm=[dict(target_norm="none"), dict(target_norm="instance")], average_layers=[dict(average_layers=1)], dropout=[dict(dropout=.1)],
+               learning_rate=[dict(learning_rate=1e-4), dict(learning_rate=5e-4)], momentum=[dict(momentum=(.99, .999)), dict(momentum=(.9, .99))], precision=[dict(precision="float32")])
 
 
 def stores(data, folder):
     "The windows to train and validate on, and their split."
     if data == "simulated":
         sources = [s for d in simulated_datasets(n_subjects=10, seed=1) for s in moabb_sources(d)]
-        store = build_store(folder / "store", sources, length=152, interval=2., progress=False)
+        store = build_store(folder / "store", sources, length=152, interval=5., progress=False)
         return store, split_by_subject(store.index, valid=[9, 10])
     rest = [38, 40, 50, 59, 64, 71]
     store = build_store(folder / "store", moabb_sources("PhysionetMI", [1, 2, 3, *rest]), length=152, interval=4., progress=False)
@@ -76,8 +75,8 @@ def probe(data, f, y, group):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", choices=["simulated", "real"], required=True)
-    p.add_argument("--steps", type=int, default=200, help="optimiser steps of a training, about (default 200)")
-    p.add_argument("--seeds", type=int, default=3, help="seeds of the base; the other choices get one (default 3)")
+    p.add_argument("--steps", type=int, default=150, help="optimiser steps of a training, about (default 150)")
+    p.add_argument("--seeds", type=int, default=3, help="untrained networks, and trainings of the base; the other choices get one seed (default 3)")
     p.add_argument("--only", nargs="*", help="names of choices to run (default: all)")
     args = p.parse_args()
     with tempfile.TemporaryDirectory() as d:

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Attention', 'Layer', 'EncoderLayer', 'ContextualEncoder', 'take_channels']
 
-# %% ../nbs/06_contextual_encoder.ipynb #38952e98
+# %% ../nbs/06_contextual_encoder.ipynb #018a3b06
 import torch
 from torch import nn
 from torch.nn.functional import relu, scaled_dot_product_attention
 
-# %% ../nbs/06_contextual_encoder.ipynb #4b65f326
+# %% ../nbs/06_contextual_encoder.ipynb #54a30732
 class Attention(nn.Module):
     "Multi-head attention, with the parameter names of `nn.MultiheadAttention`."
     def __init__(self,
@@ -40,7 +40,7 @@ class Attention(nn.Module):
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
-# %% ../nbs/06_contextual_encoder.ipynb #00ff0457
+# %% ../nbs/06_contextual_encoder.ipynb #fc415fff
 class Layer(nn.Module):
     "What encoder and decoder layers share: a feed-forward network, dropout, and the sum with a norm after it."
     def __init__(self, width=64, heads=8, hidden=2048, dropout=0.):
@@ -61,7 +61,7 @@ class EncoderLayer(Layer):
         x = self.norm1(x + self.dropout(self.self_attn(x, keep=keep)))
         return self.norm2(x + self.dropout(self.feed_forward(x)))
 
-# %% ../nbs/06_contextual_encoder.ipynb #88646c9b
+# %% ../nbs/06_contextual_encoder.ipynb #1043e596
 class ContextualEncoder(nn.Module):
     "A transformer encoder over tokens that already carry their position. Paper, section \"Contextual encoder\"."
     def __init__(self,
@@ -86,7 +86,7 @@ class ContextualEncoder(nn.Module):
         for layer in self.layers: outputs.append(x := layer(x, keep))
         return outputs if every_layer else self.norm(x)
 
-# %% ../nbs/06_contextual_encoder.ipynb #b9dd98cc
+# %% ../nbs/06_contextual_encoder.ipynb #7b0256f5
 def take_channels(
     tokens,  # (examples, channels, tokens, width)
     chosen,  # (rows, channels) bool

@@ -39,11 +39,9 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from .montage import Montage, recording_montage
 
-# %% ../nbs/01_data.ipynb #8a39165c
-SFREQ = 128.
-"Hz: the rate at which everything after this page works."
-TOKEN = 152
-"Samples in one token, the shortest window; tokens begin every 128 samples."
+# %% ../nbs/01_data.ipynb #adf4d292
+SFREQ = 128.  # Hz: the rate at which everything after this page works.
+TOKEN = 152  # samples in one token, the shortest window; tokens begin every 128 samples.
 
 def window_samples(
     seconds: float,  # tokens in each channel, one a second
@@ -66,9 +64,8 @@ def _interval(interval, sfreq=SFREQ):
     if samples < 1: raise ValueError(f"the interval between windows is at least one sample, not {interval}")
     return samples
 
-# %% ../nbs/01_data.ipynb #b851a5b8
-FLAT = .25
-"Seconds without any change after which a channel counts as flat."
+# %% ../nbs/01_data.ipynb #403b54e9
+FLAT = .25  # seconds without any change after which a channel counts as flat.
 
 def _stretches(mask):
     "The stretches of True in `mask` `(samples,)`: `(n, 2)` starts and stops."
@@ -102,9 +99,8 @@ def _bridge(x, bad):
         if b.any(): row[b] = np.interp(t[b], t[~b], row[~b])
     return x
 
-# %% ../nbs/01_data.ipynb #3ec972e0
-MARGIN = 1.
-"Seconds on both sides of a NaN or flat stretch that are left out with it."
+# %% ../nbs/01_data.ipynb #3e7cb0f6
+MARGIN = 1.  # seconds on both sides of a NaN or flat stretch that are left out with it.
 
 # %% ../nbs/01_data.ipynb #27e6fdf7
 def _annotated(raw):
@@ -128,9 +124,8 @@ def check_microvolts(
     if sd < 1e-2: raise ValueError(f"microvolts are due, and a median SD of {sd:.1e} looks like volts: multiply by 1e6")
     if sd > 1e4: raise ValueError(f"microvolts are due, and a median SD of {sd:.1e} is no EEG: check the unit")
 
-# %% ../nbs/01_data.ipynb #88bcc53f
-PLAUSIBLE = .5, 500.
-"Microvolts: the median over channels of a filtered recording's SD lies between these."
+# %% ../nbs/01_data.ipynb #d2e5c60f
+PLAUSIBLE = .5, 500.  # microvolts: the median over channels of a filtered recording's SD lies between these.
 
 def _unit_trouble(sd):
     "What is wrong with a median SD of `sd` microvolts, in words; None when nothing is."
@@ -711,8 +706,7 @@ def _resolve(subjects, who):
     return set().union(*found.values())
 
 # %% ../nbs/01_data.ipynb #9d6a2079
-PARADIGMS = dict(MI=4., ERP=1., SSVEP=4.)
-"Paradigm → seconds (tokens a channel) of a trial: 536, 152 and 536 samples."
+PARADIGMS = dict(MI=4., ERP=1., SSVEP=4.)  # paradigm → seconds (tokens a channel) of a trial: 536, 152 and 536 samples.
 
 def make_paradigm(
     paradigm: str,  # "MI", "ERP" or "SSVEP"

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['CONVOLUTIONS', 'TOKEN_SAMPLES', 'TOKEN_STRIDE', 'n_tokens', 'LocalEncoder']
 
-# %% ../nbs/03_local_encoder.ipynb #38952e98
+# %% ../nbs/03_local_encoder.ipynb #018a3b06
 import torch
 from torch import nn
 
-# %% ../nbs/03_local_encoder.ipynb #f7401f2b
+# %% ../nbs/03_local_encoder.ipynb #b9994026
 # At 128 Hz the first kernel covers 0.25 s; the others join features in pairs.
 CONVOLUTIONS = ((8, 32, 8), (16, 2, 2), (32, 2, 2), (64, 2, 2), (64, 2, 2))  # (feature maps, kernel, stride)
 
-# %% ../nbs/03_local_encoder.ipynb #fcb1b0f3
+# %% ../nbs/03_local_encoder.ipynb #c931612d
 def _receptive_field(layers):
     "Samples that one output of `layers` sees, and samples between two outputs."
     field, stride = 1, 1
@@ -23,7 +23,7 @@ def _receptive_field(layers):
 
 TOKEN_SAMPLES, TOKEN_STRIDE = _receptive_field(CONVOLUTIONS)  # samples that a token sees, samples between two tokens
 
-# %% ../nbs/03_local_encoder.ipynb #4f77e4d6
+# %% ../nbs/03_local_encoder.ipynb #70da450d
 def n_tokens(
     n_samples: int,  # length of a window at 128 Hz
 ) -> int:  # tokens a channel
@@ -31,7 +31,7 @@ def n_tokens(
     if n_samples < TOKEN_SAMPLES: raise ValueError(f"a window of {n_samples} samples is shorter than one token: at least {TOKEN_SAMPLES} samples ({TOKEN_SAMPLES/128:.2f} s at 128 Hz) are needed")
     return (n_samples - TOKEN_SAMPLES) // TOKEN_STRIDE + 1
 
-# %% ../nbs/03_local_encoder.ipynb #397b4a78
+# %% ../nbs/03_local_encoder.ipynb #d92f11b7
 class LocalEncoder(nn.Module):
     "Encode every channel alone: `(batch, channels, samples)` in microvolts at 128 Hz → tokens `(batch, channels, tokens, 64)`. Paper, section \"Local encoder\"."
     def __init__(self,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Masks', 'sphere', 'SphereMask', 'plot_masks', 'FixedBudgetMask']
 
-# %% ../nbs/05_spatial_masking.ipynb #ddf2f5e7
+# %% ../nbs/05_spatial_masking.ipynb #d03bc27d
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -14,7 +14,7 @@ import torch
 
 from .montage import Montage, flatten_positions, lee2019_montage, named_montage
 
-# %% ../nbs/05_spatial_masking.ipynb #06f32b1c
+# %% ../nbs/05_spatial_masking.ipynb #3b560021
 @dataclass
 class Masks:
     "What is visible and what is to be predicted. Contexts and targets are rows; a row of channels is a boolean vector."
@@ -27,7 +27,7 @@ class Masks:
         "The same masks on another device."
         return Masks(*(getattr(self, f).to(device) for f in ("visible", "example", "hidden", "context")))
 
-# %% ../nbs/05_spatial_masking.ipynb #ed062d29
+# %% ../nbs/05_spatial_masking.ipynb #89d16c7e
 def sphere(
     montage: Montage,
     radius: float,  # head radii
@@ -35,7 +35,7 @@ def sphere(
     "The channels within `radius` (strictly) of each channel. Paper, section \"Spatial Block Masking strategy\"."
     return montage.distances() < radius
 
-# %% ../nbs/05_spatial_masking.ipynb #430985d8
+# %% ../nbs/05_spatial_masking.ipynb #f738ee01
 class SphereMask:
     "Hide the channels within `radius` of a random centre: one context and one target an example."
     def __init__(self,
@@ -58,7 +58,7 @@ class SphereMask:
         hidden, row = self.table[torch.randint(len(self.table), (n,), generator=generator)], torch.arange(n)
         return Masks(~hidden, row, hidden, row)
 
-# %% ../nbs/05_spatial_masking.ipynb #1e962222
+# %% ../nbs/05_spatial_masking.ipynb #ef5f45ad
 def plot_masks(
     montage: Montage,
     radii=(.4, .6, .8),  # head radii
@@ -80,7 +80,7 @@ def plot_masks(
         ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(.5, .02))
     return fig
 
-# %% ../nbs/05_spatial_masking.ipynb #9a894e2f
+# %% ../nbs/05_spatial_masking.ipynb #797c0f79
 class FixedBudgetMask:
     "Hide exactly `n_hidden` channels a target and show exactly `n_visible` a context: `n_contexts` contexts an example, `n_targets` targets a context."
     def __init__(self,

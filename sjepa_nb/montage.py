@@ -7,7 +7,7 @@ __all__ = ['HEAD_RADIUS', 'ALIASES', 'LEE2019_CHANNELS', 'template_montage', 'at
            'match_channels', 'Montage', 'named_montage', 'lee2019_montage', 'flatten_positions', 'plot_montage',
            'recording_montage']
 
-# %% ../nbs/00_montage.ipynb #e9f2422e
+# %% ../nbs/00_montage.ipynb #6beec412
 import re
 import warnings
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import mne
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../nbs/00_montage.ipynb #27889182
+# %% ../nbs/00_montage.ipynb #6804b275
 @lru_cache(maxsize=1)
 def template_montage() -> mne.channels.DigMontage:
     "MNE's template of the extended 10-20 system, under whichever name this MNE knows it."
@@ -28,7 +28,7 @@ def template_montage() -> mne.channels.DigMontage:
         warnings.simplefilter("ignore", FutureWarning)  # MNE 1.13 announces the new name
         return mne.channels.make_standard_montage(name)
 
-# %% ../nbs/00_montage.ipynb #563a6f94
+# %% ../nbs/00_montage.ipynb #c9558d2b
 HEAD_RADIUS = 0.0990569  # metres: the mean distance of the template's electrodes from its origin
 
 @lru_cache(maxsize=1)
@@ -36,7 +36,7 @@ def atlas() -> dict:
     "Every electrode of the template: name → position `(3,)` in head radii."
     return {k: np.asarray(v) / HEAD_RADIUS for k, v in template_montage().get_positions()["ch_pos"].items()}
 
-# %% ../nbs/00_montage.ipynb #fa66d191
+# %% ../nbs/00_montage.ipynb #3729b295
 ALIASES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}  # 10-20 names that the extended system renamed
 
 @lru_cache(maxsize=1)
@@ -50,7 +50,7 @@ def canonical_name(
     bare = re.sub(r"^EEG[ _-]+|[-_](REF|LE|AR|AVG)$|[.\s]+", "", name.strip(), flags=re.I)
     return _spellings().get(bare.lower())
 
-# %% ../nbs/00_montage.ipynb #0f3037c9
+# %% ../nbs/00_montage.ipynb #d0f22e91
 @dataclass(frozen=True)
 class ChannelMatch:
     "What became of a recording's channels: `matched` name → atlas name, and the names that stayed `unmatched`."
@@ -64,7 +64,7 @@ class ChannelMatch:
         if self.unmatched: text += f"; not known: {', '.join(self.unmatched)}"
         return text
 
-# %% ../nbs/00_montage.ipynb #38c815b0
+# %% ../nbs/00_montage.ipynb #f65fff13
 def match_channels(
     names: list[str],  # a recording's channel names
 ) -> ChannelMatch:
@@ -78,7 +78,7 @@ def match_channels(
         raise ValueError("duplicate channel names: " + "; ".join(f"{' and '.join(k)} are both {v}" for v, k in who.items()) + ": drop or rename one")
     return ChannelMatch({k: v for k, v in found.items() if v}, tuple(k for k, v in found.items() if not v))
 
-# %% ../nbs/00_montage.ipynb #0133c950
+# %% ../nbs/00_montage.ipynb #49d225cf
 @dataclass(frozen=True, eq=False)
 class Montage:
     "An ordered set of channels: `names`, and `positions` `(channels, 3)` in head radii."
@@ -98,7 +98,7 @@ class Montage:
     def __hash__(self): return hash(self.names)
     def __repr__(self): return f"Montage({len(self)} channels: {', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
 
-# %% ../nbs/00_montage.ipynb #a7b486a5
+# %% ../nbs/00_montage.ipynb #7fcfd9ad
 @patch
 def index(self: Montage, names) -> np.ndarray:  # (len(names),) rows
     "The rows of the channels `names`. Raises `ValueError` for a name that is not here."
@@ -118,7 +118,7 @@ def union(self: Montage, other: Montage) -> Montage:
     new = [i for i, n in enumerate(other.names) if n not in self.names]
     return Montage(self.names + tuple(other.names[i] for i in new), np.concatenate([self.positions, other.positions[new]]))
 
-# %% ../nbs/00_montage.ipynb #9a9ed43a
+# %% ../nbs/00_montage.ipynb #2e4e9f4a
 def named_montage(
     names: list[str],  # names in any spelling
 ) -> Montage:
@@ -128,7 +128,7 @@ def named_montage(
     places = [match.matched[n] for n in names]
     return Montage(places, [atlas()[p] for p in places])
 
-# %% ../nbs/00_montage.ipynb #7a6e1b8f
+# %% ../nbs/00_montage.ipynb #ff271ae3
 LEE2019_CHANNELS = tuple("""Fp1 Fp2 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8 TP9 CP5 CP1 CP2 CP6 TP10 P7 P3 Pz P4 P8 PO9 O1 Oz O2
     PO10 FC3 FC4 C5 C1 C2 C6 CP3 CPz CP4 P1 P2 POz FT9 FTT9h TTP7h TP7 TPP9h FT10 FTT10h TPP8h TP8 TPP10h F9 F10 AF7 AF3 AF4 AF8 PO3 PO4""".split())
 
@@ -136,7 +136,7 @@ def lee2019_montage() -> Montage:
     "The 62 EEG channels of Lee2019 (Lee et al. 2019, GigaScience 8(5))."
     return named_montage(LEE2019_CHANNELS)
 
-# %% ../nbs/00_montage.ipynb #c834152b
+# %% ../nbs/00_montage.ipynb #3950d497
 def flatten_positions(
     positions: np.ndarray,  # (channels, 3), head radii
 ) -> np.ndarray:  # (channels, 2): x to the right ear, y to the nose; 1 is 90 degrees from the top
@@ -145,7 +145,7 @@ def flatten_positions(
     angle = np.arctan2(np.hypot(p[:, 0], p[:, 1]), p[:, 2])
     return (angle / (np.pi / 2))[:, None] * p[:, :2] / np.maximum(np.hypot(p[:, 0], p[:, 1]), 1e-9)[:, None]
 
-# %% ../nbs/00_montage.ipynb #f30c1b43
+# %% ../nbs/00_montage.ipynb #e3cb30b4
 def plot_montage(
     montage: Montage,
     values=None,  # (channels,) a colour for each channel
@@ -169,13 +169,13 @@ def plot_montage(
     ax.set_aspect("equal"); ax.axis("off")
     return ax.figure
 
-# %% ../nbs/00_montage.ipynb #f3872a5b
+# %% ../nbs/00_montage.ipynb #7a305412
 @patch
 def distances(self: Montage) -> np.ndarray:  # (channels, channels), head radii
     "Euclidean distance between every two channels, through the head."
     return np.linalg.norm(self.positions[:, None] - self.positions[None], axis=-1)
 
-# %% ../nbs/00_montage.ipynb #0abc4140
+# %% ../nbs/00_montage.ipynb #54ad7db2
 def _digitised(info):
     "Positions that the recording itself carries, by name, in head radii and the template's frame."
     names = [c["ch_name"] for c in info["chs"] if np.isfinite(c["loc"][:3]).all() and np.any(c["loc"][:3])]
@@ -197,7 +197,7 @@ def _sphere_radius(points):
     c = np.linalg.lstsq(A, (points**2).sum(1), rcond=None)[0]
     return np.sqrt(c[3] + (c[:3]**2).sum())
 
-# %% ../nbs/00_montage.ipynb #40b78650
+# %% ../nbs/00_montage.ipynb #62428fc7
 def recording_montage(
     info: mne.Info,
     names: list[str] | None = None,  # channels to place; the EEG channels that are not marked bad when None

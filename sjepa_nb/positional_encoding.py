@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['temporal_code', 'spatial_code', 'PositionalEncoding']
 
-# %% ../nbs/04_positional_encoding.ipynb #44758953
+# %% ../nbs/04_positional_encoding.ipynb #2a2d5ca4
 import math
 
 import torch
@@ -13,18 +13,18 @@ from torch import nn
 
 from .montage import Montage, lee2019_montage
 
-# %% ../nbs/04_positional_encoding.ipynb #c6e45145
+# %% ../nbs/04_positional_encoding.ipynb #913ece99
 def temporal_code(
     n_tokens: int,
     width: int = 34,  # even
-    base: float = 600.,  # tokens: sets the slowest wave
+    base: float = 600.,  # tokens: the larger, the slower the slowest wave
 ) -> torch.Tensor:  # (n_tokens, width)
     "Sine and cosine code of a token's second in its window."
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(base) / width))
     angle = torch.arange(n_tokens)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)  # sin, cos, sin, cos, …
 
-# %% ../nbs/04_positional_encoding.ipynb #135d1144
+# %% ../nbs/04_positional_encoding.ipynb #9676cdb5
 def spatial_code(
     positions,  # (channels, 3), any unit of length
     scale: float,  # the largest |coordinate| of the montage, in the same unit
@@ -37,7 +37,7 @@ def spatial_code(
     angle = share[..., None] * frequency                       # (channels, 3, width / 6)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
-# %% ../nbs/04_positional_encoding.ipynb #511c9185
+# %% ../nbs/04_positional_encoding.ipynb #4fd055c8
 class PositionalEncoding(nn.Module):
     "The position code of every token: a trainable row for each channel of `montage`, a fixed code for each second."
     def __init__(self,

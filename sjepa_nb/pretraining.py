@@ -40,7 +40,7 @@ class TrainingConfig:
     "How to train. What the paper states: L1, early stop after 10 epochs; from the author's configuration: batch of 32. The rest is chosen by experiment."
     epochs: int = 100  # at most; the schedules are laid out over them
     batch_size: int = 32  # windows
-    learning_rate: float = 5e-4  # at its peak
+    learning_rate: float = 2e-4  # at its peak
     warmup: float = .1  # share of all steps
     final_rate: float = .05  # last learning rate, as a share of the peak
     weight_decay: float = .01  # on matrices only

@@ -22,7 +22,7 @@ from scipy.signal import fftconvolve
 
 from .montage import LEE2019_CHANNELS, template_montage
 
-# %% ../nbs/02_simulation.ipynb #8a2d009b
+# %% ../nbs/02_simulation.ipynb #4c08624f
 @lru_cache(maxsize=1)
 def _cap():
     "The 62 electrodes and the nasion in MNE's head frame: info, radius and centre (metres) of the sphere that fits them."
@@ -32,7 +32,7 @@ def _cap():
     radius, centre, _ = mne.bem.fit_sphere_to_headshape(info, units="m", verbose="ERROR")
     return info, radius, centre
 
-# %% ../nbs/02_simulation.ipynb #d86c26ee
+# %% ../nbs/02_simulation.ipynb #0531ba0b
 def leadfield(
     positions: np.ndarray,  # (sources, 3), in radii of the head from its centre; below 0.9, inside the skull
     orientations: np.ndarray,  # (sources, 3), unit vectors
@@ -48,7 +48,7 @@ def leadfield(
     xyz = fwd["sol"]["data"].reshape(63, -1, 3)  # V per Am, along x, y and z
     return (np.einsum("csk,sk->cs", xyz, orientations) * 1e-3).astype(np.float32)
 
-# %% ../nbs/02_simulation.ipynb #993143dd
+# %% ../nbs/02_simulation.ipynb #6adbef86
 SOURCES = {  # name: (the electrodes above its sources, distance from the centre in head radii, tilt in degrees)
     "alpha": (("O1", "Oz", "O2", "POz"), .74, 35), "mu": (("C3", "C4"), .82, 25), "visual": (("O1", "O2"), .80, 35),
     "N200": (("P7", "P8"), .80, 20), "P300": (("Pz", "CPz"), .66, 12),
@@ -67,7 +67,7 @@ class Head:
         "The rows of the sources called `name`."
         return np.flatnonzero(np.array(self.names) == name)
 
-# %% ../nbs/02_simulation.ipynb #6029ee08
+# %% ../nbs/02_simulation.ipynb #4962e03b
 def _unit(x): return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 def _tilt(outward, degrees, rng):
@@ -77,7 +77,7 @@ def _tilt(outward, degrees, rng):
     a = np.radians(degrees)[:, None]
     return np.cos(a) * outward + np.sin(a) * side
 
-# %% ../nbs/02_simulation.ipynb #a6cabb79
+# %% ../nbs/02_simulation.ipynb #626b71b6
 @lru_cache(maxsize=256)
 def make_head(
     seed: int,  # of the simulated population
@@ -102,7 +102,7 @@ def make_head(
     for a in (head.positions, head.orientations, head.leadfield): a.flags.writeable = False
     return head
 
-# %% ../nbs/02_simulation.ipynb #cb031ca5
+# %% ../nbs/02_simulation.ipynb #fe6c38a6
 def plot_topographies(
     maps: dict,  # title → (62,), one value a channel of Lee2019
     label: str,  # what the values are, with their unit
@@ -119,7 +119,7 @@ def plot_topographies(
     fig.colorbar(image, ax=axes, shrink=.8, label=label)
     return fig
 
-# %% ../nbs/02_simulation.ipynb #ab49d34c
+# %% ../nbs/02_simulation.ipynb #81a4baf5
 def coloured_noise(
     rng: np.random.Generator,
     psd,  # function: frequencies (Hz) → power, (frequencies,) or (size, frequencies)
@@ -143,7 +143,7 @@ def rhythm(hz: float, width: float):
     "The spectrum of a rhythm: a Gaussian of `width` (Hz) about `hz`. Its beats are the waxing and waning of real rhythms."
     return lambda f: np.exp(-.5 * ((f - hz) / width)**2)
 
-# %% ../nbs/02_simulation.ipynb #7fda76e9
+# %% ../nbs/02_simulation.ipynb #1c622551
 @dataclass(frozen=True)
 class Traits:
     "What makes a subject different from another. Strengths are standard deviations or peaks of source currents."
@@ -167,7 +167,7 @@ class Traits:
     line: float  # µV
     drift: float  # µV
 
-# %% ../nbs/02_simulation.ipynb #9d6e6031
+# %% ../nbs/02_simulation.ipynb #3c41ba7c
 def draw_traits(
     seed: int,  # of the simulated population
     subject: int,
@@ -184,9 +184,9 @@ def draw_traits(
         mu_hz=float(np.clip(alpha_hz + rng.normal(.8, .7), 8.5, 13.5)), mu=factor(45, .35), erd=float(rng.beta(2, 2)) * able, erd_delay=about(.7, .1, .5, 1),
         p300=factor(36, .35), p300_delay=about(.38, .035, .3, .46), n200=factor(18, .35), n200_delay=about(.21, .015, .18, .25), flash=factor(14, .35),
         ssvep=factor(30, .4), ssvep_delay=about(.13, .015, .1, .17),
-        blinks=factor(12, .4), muscle=factor(18, .4), line=factor(2, .5), drift=factor(15, .3))
+        blinks=factor(12, .4), muscle=factor(18, .4), line=factor(4, .5), drift=factor(15, .3))
 
-# %% ../nbs/02_simulation.ipynb #c04bda7b
+# %% ../nbs/02_simulation.ipynb #7657aedb
 def _brain(head, t, n, sfreq, rng):
     "Spontaneous currents `(sources, n)`, nAm."
     x = np.zeros((len(head.names), n), np.float32)
@@ -196,7 +196,7 @@ def _brain(head, t, n, sfreq, rng):
     x[head.rows("mu")] = t.mu * coloured_noise(rng, lambda f: mu(f) + .12 * beta(f), n, sfreq, 2)
     return x
 
-# %% ../nbs/02_simulation.ipynb #65245e9b
+# %% ../nbs/02_simulation.ipynb #7faef642
 def scatter(
     onsets: np.ndarray,  # (events,) samples
     strengths: np.ndarray,  # (events,) factor of each
@@ -212,7 +212,7 @@ def bump(width: float, sfreq: float) -> np.ndarray:
     "A Gaussian of `width` (standard deviation, seconds) whose peak, 1, lies 4 widths after its first sample."
     return np.exp(-.5 * (np.arange(round(8 * width * sfreq) + 1) / (width * sfreq) - 4)**2)
 
-# %% ../nbs/02_simulation.ipynb #5bea023b
+# %% ../nbs/02_simulation.ipynb #757fef3c
 def _lids_and_muscles(head, t, n, sfreq, rng):
     "Currents `(sources, n)` of blinks, and of tonic muscles with bursts, nAm."
     x, minutes = np.zeros((len(head.names), n), np.float32), n / sfreq / 60
@@ -223,7 +223,7 @@ def _lids_and_muscles(head, t, n, sfreq, rng):
     x[rows] = t.muscle * (1 + np.stack(bursts)) * coloured_noise(rng, lambda f: f**2 / (30**2 + f**2), n, sfreq, len(rows))
     return x
 
-# %% ../nbs/02_simulation.ipynb #5b2f05f3
+# %% ../nbs/02_simulation.ipynb #572a583e
 def _electrodes(t, n, sfreq, rng):
     "Drift, amplifier noise and line noise at the 62 electrodes and the reference `(63, n)`, µV."
     white, drift = rng.uniform(.4, 1.2, (63, 1)), t.drift * rng.uniform(.3, 1.5, (63, 1))
@@ -236,7 +236,7 @@ def _electrodes(t, n, sfreq, rng):
         v += (t.line * rng.lognormal(0, .5, (63, 1)) * np.sin(2 * np.pi * phase)).astype(np.float32)
     return v
 
-# %% ../nbs/02_simulation.ipynb #2eb5d63a
+# %% ../nbs/02_simulation.ipynb #d26105b3
 def scalp_potentials(
     head: Head,
     traits: Traits,
@@ -255,7 +255,7 @@ def scalp_potentials(
     v = head.leadfield @ x + artefacts * _electrodes(traits, n, sfreq, rng)  # (63, sources) @ (sources, n)
     return v[:62] - v[62]
 
-# %% ../nbs/02_simulation.ipynb #7c2f33c2
+# %% ../nbs/02_simulation.ipynb #f2438919
 def _whole(name, value, least):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
     return int(value)
@@ -265,7 +265,7 @@ def _number(name, value, least, most=np.inf):
         raise ValueError(f"{name} is a number from {least:g}{f' to {most:g}' if np.isfinite(most) else ''}, not {value!r}")
     return float(value)
 
-# %% ../nbs/02_simulation.ipynb #aea9520d
+# %% ../nbs/02_simulation.ipynb #ec7e9c66
 class SimulatedDataset(BaseDataset):
     """What the simulated paradigms share: the 62 channels, sessions and runs of Lee2019, in volts, with a stimulus channel `STI 014`.
 
@@ -315,7 +315,7 @@ class SimulatedDataset(BaseDataset):
         wanted = [int(s) for s in self._selected_sessions or range(1, self.n_sessions + 1)]
         return {str(s): {r: self.make_run(subject, s, r) for r in runs} for s in wanted}
 
-# %% ../nbs/02_simulation.ipynb #655f9dd6
+# %% ../nbs/02_simulation.ipynb #c2e8cca6
 @patch
 def make_run(self: SimulatedDataset,
     subject: int,
@@ -336,7 +336,7 @@ def make_run(self: SimulatedDataset,
     info["line_freq"] = 60.
     return mne.io.RawArray(np.r_[v * 1e-6, stim], info, verbose="ERROR").set_montage(template_montage())
 
-# %% ../nbs/02_simulation.ipynb #894d13b4
+# %% ../nbs/02_simulation.ipynb #f29ef060
 @patch
 def _timetable(self: SimulatedDataset, rng):
     "Onsets (s) and labels of trials of 4 s in random order, and the length of the run (s)."
@@ -345,7 +345,7 @@ def _timetable(self: SimulatedDataset, rng):
     labels = rng.permutation(np.resize(list(self.events.values()), self.n_trials))
     return onsets, labels, onsets[-1] + 4 + self.pause[1]
 
-# %% ../nbs/02_simulation.ipynb #e43aee22
+# %% ../nbs/02_simulation.ipynb #44fe5975
 class SimulatedMI(SimulatedDataset):
     """Left- and right-hand motor imagery in the shape of Lee2019_MI, simulated.
 
@@ -360,7 +360,7 @@ class SimulatedMI(SimulatedDataset):
         less = lambda hand: scatter(starts, depth * np.where(labels == self.events[hand], 1, .45), course, n)
         return dict(mu=1 - np.stack([less("right_hand"), less("left_hand")])), {}
 
-# %% ../nbs/02_simulation.ipynb #399ab2c0
+# %% ../nbs/02_simulation.ipynb #8156407d
 class SimulatedERP(SimulatedDataset):
     """A speller with one target in six flashes in the shape of Lee2019_ERP, simulated.
 
@@ -383,7 +383,7 @@ class SimulatedERP(SimulatedDataset):
         flash = wave(onsets, .1, .003, t.flash, .018) - wave(onsets, .17, .005, 1.3 * t.flash, .025)
         return {}, dict(visual=flash, N200=-wave(targets, t.n200_delay, .015, self.effect * t.n200, .03), P300=wave(targets, t.p300_delay, .03, self.effect * t.p300, .07))
 
-# %% ../nbs/02_simulation.ipynb #888d8995
+# %% ../nbs/02_simulation.ipynb #cb535d78
 class SimulatedSSVEP(SimulatedDataset):
     """Steady-state visual responses to four flicker rates in the shape of Lee2019_SSVEP, simulated.
 
@@ -401,7 +401,7 @@ class SimulatedSSVEP(SimulatedDataset):
             visual[onset:onset + len(seconds)] += self.effect * t.ssvep * rng.lognormal(0, .25) * rise * wave
         return {}, dict(visual=visual)
 
-# %% ../nbs/02_simulation.ipynb #ef377bce
+# %% ../nbs/02_simulation.ipynb #07ee3a56
 def simulated_datasets(
     n_subjects: int = 8,
     n_sessions: int = 1,

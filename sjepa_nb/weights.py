@@ -6,7 +6,7 @@
 __all__ = ['RULES', 'SIZES', 'braindecode_name', 'LoadReport', 'load_braindecode', 'to_braindecode', 'read_tensors',
            'from_pretrained', 'save_pretrained']
 
-# %% ../nbs/12_weights.ipynb #4d8ee108
+# %% ../nbs/12_weights.ipynb #529b7790
 import json
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from .montage import HEAD_RADIUS, LEE2019_CHANNELS, Montage, lee2019_montage, named_montage
 from .predictor import SJEPA, SJEPAConfig, write_whole
 
-# %% ../nbs/12_weights.ipynb #2b607070
+# %% ../nbs/12_weights.ipynb #48d7ff42
 RULES = (
     (r"local_encoder\.convs\.(\d)\.weight", lambda m: f"feature_encoder.{int(m[1]) + 1}.0.weight"),
     (r"local_encoder\.norm\.(\w+)", lambda m: f"feature_encoder.1.2.{m[1]}"),
@@ -33,7 +33,7 @@ def braindecode_name(name: str) -> str | None:  # None for what braindecode's mo
     for pattern, rename in RULES:
         if m := re.fullmatch(pattern, name): return rename(m)
 
-# %% ../nbs/12_weights.ipynb #ac93cf8f
+# %% ../nbs/12_weights.ipynb #4e5b5e9f
 @dataclass
 class LoadReport:
     "What became of the tensors of a file."
@@ -48,7 +48,7 @@ class LoadReport:
         if self.unused: text += f"; without a place here: {some(self.unused)}"
         return text
 
-# %% ../nbs/12_weights.ipynb #e0607731
+# %% ../nbs/12_weights.ipynb #d3366855
 def load_braindecode(
     model: SJEPA,  # changed in place
     state: dict,  # braindecode's names → tensors
@@ -70,7 +70,7 @@ def to_braindecode(model: SJEPA) -> dict:
     "The weights under braindecode's names; the mask token and the target encoder stay behind."
     return {braindecode_name(k): v.detach().clone().contiguous() for k, v in model.state_dict().items() if braindecode_name(k)}
 
-# %% ../nbs/12_weights.ipynb #3c1c7580
+# %% ../nbs/12_weights.ipynb #7e2774d7
 def read_tensors(
     path: str | Path,  # .safetensors, or a state_dict that torch.save wrote
 ) -> dict:
@@ -82,7 +82,7 @@ def read_tensors(
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError(f"{path} is not a dictionary of tensors")
     return state
 
-# %% ../nbs/12_weights.ipynb #a983d7da
+# %% ../nbs/12_weights.ipynb #4b200601
 def from_pretrained(
     source: str | Path = "braindecode/signal-jepa",  # a repository on the hub, or a folder of its layout
     montage: Montage | None = None,  # of the rows; from the folder's config, or Lee2019's 62, when None
@@ -112,7 +112,7 @@ def _rows_of(config, state):
     if rows is None or len(rows) == len(LEE2019_CHANNELS): return lee2019_montage()
     raise ValueError(f"the weights have {len(rows)} position rows and the config does not say whose: pass montage=")
 
-# %% ../nbs/12_weights.ipynb #5a608c90
+# %% ../nbs/12_weights.ipynb #bd86f164
 def save_pretrained(
     model: SJEPA,
     folder: str | Path,  # made when absent
