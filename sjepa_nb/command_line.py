@@ -5,10 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'LOCAL', 'sjepa_pretrain', 'sjepa_demo']
 
-# %% ../nbs/13_command_line.ipynb #ad76ef4d
+# %% ../nbs/13_command_line.ipynb #2e7f9bc9
 import argparse
 import json
+import math
+import re
+import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -16,24 +20,34 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import mne
 import pandas as pd
+import torch
 
 from .data import Preprocessing, build_store, file_sources, moabb_sources, split_by_subject, window_samples
 from .predictor import SJEPAConfig, write_whole
 from .pretraining import Pretraining, TrainingConfig, TrainingError, plot_pretraining
 from .simulation import simulated_datasets
 
-# %% ../nbs/13_command_line.ipynb #5cdab01b
+# %% ../nbs/13_command_line.ipynb #df329bdc
 def _guarded(name, work, debug) -> int:
-    "Run `work()`; turn what a user can mend into one line and an exit code."
+    "Run `work()`; turn what a user can mend into one line and an exit code. SIGTERM acts like Ctrl-C."
+    for stream in (sys.stdout, sys.stderr): getattr(stream, "reconfigure", lambda **k: None)(errors="replace")  # a pipe may not know an arrow
+    def leave(number, frame): raise KeyboardInterrupt("SIGTERM: what is on disk is kept; go on with --resume")
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if main else None
     try: work()
     except KeyboardInterrupt as e: print(f"{name}: interrupted. {e}", file=sys.stderr); return 130
     except (ValueError, OSError, TrainingError) as e:
         if debug: raise
         print(f"{name}: error: {e}", file=sys.stderr)
         return 3 if isinstance(e, TrainingError) else 2
+    except torch.OutOfMemoryError as e:
+        if debug: raise
+        print(f"{name}: error: out of memory: lower --batch-size or --length ({str(e).splitlines()[0]})", file=sys.stderr); return 2
+    finally:
+        if main: signal.signal(signal.SIGTERM, before)
     return 0
 
-# %% ../nbs/13_command_line.ipynb #3dd8b61d
+# %% ../nbs/13_command_line.ipynb #b850a69f
 def _data_options(p):
     g = p.add_argument_group("recordings")
     g.add_argument("--dataset", nargs="+", metavar="NAME", help="MOABB dataset classes, e.g. PhysionetMI Lee2019_MI; `simulated` for the three simulated paradigms")
@@ -52,14 +66,14 @@ def _data_options(p):
     g.add_argument("--store", metavar="DIR", help="where the windows are kept (default: windows.zarr in --out)")
     g.add_argument("--jobs", type=int, metavar="N", help="processes that read recordings (default: 1)")
 
-# %% ../nbs/13_command_line.ipynb #f9d593ed
+# %% ../nbs/13_command_line.ipynb #a02e67c2
 def _training_options(p):
     c, m = TrainingConfig(), SJEPAConfig()
     g = p.add_argument_group("masks and model")
     g.add_argument("--mask", type=float, metavar="R", help=f"radius of the masks in head radii (default: {c.radius})")
     g.add_argument("--mask-strategy", choices=["sphere", "fixed-budget"], help="(default: sphere)")
     g.add_argument("--dropout", type=float, metavar="X", help=f"in the transformers (default: {m.dropout})")
-    g.add_argument("--target-norm", choices=["layer", "none"], help=f"(default: {m.target_norm})")
+    g.add_argument("--target-norm", choices=["layer", "instance", "none"], help=f"(default: {m.target_norm})")
     g = p.add_argument_group("training")
     g.add_argument("--epochs", type=int, metavar="N", help=f"at most (default: {c.epochs})")
     g.add_argument("--patience", type=int, metavar="N", help=f"stop after so many epochs without a better validation loss (default: {c.patience})")
@@ -70,7 +84,7 @@ def _training_options(p):
     g.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
     g.add_argument("--checkpoint-minutes", type=float, metavar="M", help="between checkpoints within an epoch (default: 5)")
 
-# %% ../nbs/13_command_line.ipynb #44c04a1a
+# %% ../nbs/13_command_line.ipynb #8bfc58de
 def _run_options(p, out):
     g = p.add_argument_group("the run")
     g.add_argument("--out", metavar="DIR", help=f"folder of the run (default: {out})")
@@ -83,7 +97,7 @@ DEFAULTS = dict(dataset=[], subjects=None, recordings=[], subject_regex=None, va
                 device=None, checkpoint_minutes=5., out="sjepa_run", quiet=False, debug=False, resume=False)
 LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "checkpoint_minutes")  # may differ when a run is resumed
 
-# %% ../nbs/13_command_line.ipynb #d4092701
+# %% ../nbs/13_command_line.ipynb #684ceff3
 def _sources(o):
     "What the options name: simulated datasets, MOABB datasets, files."
     if not o["dataset"] and not o["recordings"]: raise ValueError("nothing to train on: give --dataset NAME (or `simulated`), or --recordings FILE …; see --help")
@@ -95,13 +109,27 @@ def _sources(o):
 
 def _store(o, sources):
     "Build or reopen the store of windows."
-    if o["length"] != int(o["length"]): raise ValueError(f"--length is in whole seconds, not {o['length']}")
     prep = Preprocessing(reference=None if o["reference"] == "none" else "average", scale=o["scale"], on_missing="drop" if o["drop_unplaced"] else "raise")
     path = o["store"] or Path(o["out"]) / "windows.zarr"
     return build_store(path, sources, length=window_samples(o["length"]), interval=float(o["interval"]), preprocessing=prep, n_jobs=o["jobs"], progress=not o["quiet"])
 
-# %% ../nbs/13_command_line.ipynb #25fbabaf
+# %% ../nbs/13_command_line.ipynb #5e699f3c
+def _check(o):
+    "What can be wrong in options alone, before anything is read."
+    if not math.isfinite(o["length"]) or o["length"] != int(o["length"]): raise ValueError(f"--length is in whole seconds, not {o['length']}")
+    if not 0 < o["interval"] < math.inf: raise ValueError(f"--interval is in seconds, not {o['interval']}")
+    if not 0 < o["valid_share"] < 1: raise ValueError(f"--valid-share lies between 0 and 1, not {o['valid_share']}")
+    if o["subjects"] and not o["dataset"]: raise ValueError("--subjects chooses among the subjects of a --dataset; of --recordings, give only the files that you want")
+    if o["subject_regex"] and not o["recordings"]: raise ValueError("--subject-regex is for --recordings")
+    try: re.compile(o["subject_regex"] or "")
+    except re.error as e: raise ValueError(f"--subject-regex {o['subject_regex']!r} is not a regular expression: {e}") from None
+    window_samples(o["length"])
+    try: device = torch.device(o["device"] or "cpu")
+    except RuntimeError: raise ValueError(f"--device {o['device']!r} is not a device: cpu, cuda, cuda:1, …") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count(): raise ValueError(f"no CUDA device {o['device']}: {torch.cuda.device_count()} found; use --device cpu")
+
 def _configs(o):
+    "The training's and the model's settings."
     training = TrainingConfig(epochs=o["epochs"], patience=o["patience"], batch_size=o["batch_size"], learning_rate=o["learning_rate"], mask=o["mask_strategy"].replace("-", " "), radius=o["mask"],
                               seed=o["seed"], precision=o["precision"], checkpoint_minutes=o["checkpoint_minutes"])
     return training, SJEPAConfig(dropout=o["dropout"], target_norm=o["target_norm"])
@@ -109,7 +137,7 @@ def _configs(o):
 def _train(o):
     "The whole of `sjepa_pretrain`, for complete options."
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="mne"); mne.set_log_level("ERROR")
-    configs = _configs(o)  # a wrong number is found before any recording is read
+    configs = _configs(o)
     store = _store(o, _sources(o))
     print(store.describe(), flush=True)
     valid = o["valid_subjects"] if o["valid_subjects"] is not None else float(o["valid_share"])
@@ -121,7 +149,7 @@ def _train(o):
     run.run()
     _summary(run)
 
-# %% ../nbs/13_command_line.ipynb #eda13d0d
+# %% ../nbs/13_command_line.ipynb #8ab1321d
 def _summary(run):
     "Print how a run ended, and draw its figure."
     epochs = pd.read_csv(run.folder / "epochs.csv")
@@ -138,25 +166,27 @@ def _summary(run):
   signs of collapse  spread {best.spread:.1%} (0: collapsed), rank of the context {best['rank']:.1f} of {run.model.config.width}
   weights {run.folder / 'model.safetensors'}, figure {figure}, tables {run.folder / 'epochs.csv'} and steps.csv""", flush=True)
 
-# %% ../nbs/13_command_line.ipynb #c14f9038
+# %% ../nbs/13_command_line.ipynb #f179a78a
 def _settle(given):
-    "Complete the options: what was given, else what the resumed run was told, else the default. A new run's options are written down."
+    "Complete the options: what was given, else what the resumed run was told, else the default. They are written down, and bind once there is a checkpoint."
     out = Path(given.get("out", DEFAULTS["out"])); told = out / "command.json"
-    saved = {}
+    saved, begun = {}, any(out.glob("checkpoint*.pt"))
+    given |= {k: [str(Path(p).resolve()) for p in given[k]] if k == "recordings" else str(Path(given[k]).resolve()) for k in ("recordings", "store") if given.get(k)}  # good from any folder
     if given.get("resume"):
         if not told.is_file(): raise ValueError(f"no run to resume in {out}")
         saved = json.loads(told.read_text(encoding="utf-8"))
         other = [f"--{k.replace('_', '-')} {v} (was {saved.get(k, DEFAULTS[k])})" for k, v in given.items() if k not in LOCAL and v != saved.get(k, DEFAULTS[k])]
-        if other: raise ValueError(f"{out} was started with other options: {', '.join(other)}; resume without them, or start another run")
-    elif told.exists(): raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
+        if other and begun: raise ValueError(f"{out} was started with other options: {', '.join(other)}; resume without them, or start another run")
+    elif begun: raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
     options = DEFAULTS | saved | given
-    if not given.get("resume"):
+    _check(options)
+    if not begun:
         _configs(options); _sources(options)  # wrong options leave no folder behind
         out.mkdir(parents=True, exist_ok=True)
         write_whole(told, lambda part: Path(part).write_text(json.dumps({k: v for k, v in options.items() if k not in LOCAL}, indent=1), encoding="utf-8"))
     return options
 
-# %% ../nbs/13_command_line.ipynb #ea2f6544
+# %% ../nbs/13_command_line.ipynb #1255b367
 def sjepa_pretrain(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
@@ -175,22 +205,21 @@ Ctrl-C or SIGTERM saves and leaves. Exit codes: 0 done, 2 something to mend, 3 t
     given = vars(p.parse_args(argv))
     return _guarded("sjepa_pretrain", lambda: _train(_settle(given)), given.get("debug"))
 
-# %% ../nbs/13_command_line.ipynb #ce0d60b2
+# %% ../nbs/13_command_line.ipynb #3a5c2e1c
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
     "Simulate recordings, pre-train an S-JEPA on them, and show what came of it."
-    p = argparse.ArgumentParser("sjepa_demo", description="Pre-train a full-size S-JEPA on simulated EEG (8 subjects, 3 paradigms) in a few minutes: bars, a falling loss, a summary, a figure, weights.")
-    p.add_argument("--epochs", type=int, default=10, metavar="N", help="(default: 10)")
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the simulation and the training (default: 0)")
+    p = argparse.ArgumentParser("sjepa_demo", argument_default=argparse.SUPPRESS, description="Pre-train a full-size S-JEPA on simulated EEG (8 subjects, 3 paradigms) in a few minutes: bars, a falling loss, a summary, a figure, weights.")
+    p.add_argument("--epochs", type=int, metavar="N", help="(default: 10)")
+    p.add_argument("--seed", type=int, metavar="N", help="of the simulation and the training (default: 0)")
     _run_options(p, "sjepa_demo")
-    p.set_defaults(out="sjepa_demo")
-    a = vars(p.parse_args(argv))
-    told = (Path(a["out"]) / "command.json").exists()
+    a = dict(out="sjepa_demo") | vars(p.parse_args(argv))
+    told = any(Path(a["out"]).glob("checkpoint*.pt"))
     def work():
         start = time.monotonic()
         print(f"S-JEPA on simulated EEG, in {a['out']}/" + (": going on with the run that is there" if told else ""), flush=True)
-        demo = dict(dataset=["simulated"], length=1., interval=2., valid_subjects=["7", "8"]) | {k: v for k, v in a.items()}
-        _train(_settle(demo | dict(resume=told)))
+        demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], epochs=10, seed=0)
+        _train(_settle(demo | a | dict(resume=told)))
         print(f"  in all {(time.monotonic() - start) / 60:.1f} minutes. Simulated recordings: nothing here says how well S-JEPA does on real EEG.")
-    return _guarded("sjepa_demo", work, a["debug"])
+    return _guarded("sjepa_demo", work, a.get("debug"))

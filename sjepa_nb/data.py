@@ -13,6 +13,8 @@ import difflib
 import errno
 import inspect
 import json
+import math
+import numbers
 import os
 import re
 import shutil
@@ -34,6 +36,7 @@ import zarr
 from fastcore.basics import patch
 from filelock import FileLock
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -47,6 +50,7 @@ def window_samples(
     seconds: float,  # tokens in each channel, one a second
 ) -> int:  # samples at 128 Hz
     "Samples of a window that holds `seconds` whole tokens: one a second, the last of them 24 samples longer than its second."
+    if not math.isfinite(seconds): raise ValueError(f"a window's length is a finite number, not {seconds}")
     n = int(round(SFREQ * (seconds - 1))) + TOKEN
     if n < TOKEN: raise ValueError(f"a window of {seconds} s has fewer than {TOKEN} samples, the length of one token: use 1 s or more")
     return n
@@ -61,7 +65,7 @@ def _length(length):
 def _interval(interval, sfreq=SFREQ):
     "The time from one window to the next, in samples (not rounded): a float is in seconds, an integer in samples."
     samples = float(interval) if isinstance(interval, (int, np.integer)) else interval * sfreq
-    if samples < 1: raise ValueError(f"the interval between windows is at least one sample, not {interval}")
+    if not 1 <= samples < math.inf: raise ValueError(f"the interval between windows is at least one sample and finite, not {interval}")
     return samples
 
 # %% ../nbs/01_data.ipynb #403b54e9
@@ -319,15 +323,24 @@ def _read_moabb(dataset, subject):
         for run, raw in runs.items():
             yield dict(dataset=dataset.code, subject=str(subject), session=str(session), run=str(run)), raw
 
+def _cached_eegmmidb(subject):
+    "The folder of MOABB's and MNE's cache, and the files of one subject in it."
+    root = Path(mne.get_config("MNE_DATASETS_EEGBCI_PATH") or mne.get_config("MNE_DATA") or Path.home() / "mne_data")
+    return root, sorted((root / "MNE-eegbci-data/files/eegmmidb/1.0.0" / f"S{subject:03d}").glob("*.edf"))
+
 def _read_eegmmidb(dataset, subject):
     "All runs of one subject of eegmmidb, rest included."
-    root = Path(mne.get_config("MNE_DATASETS_EEGBCI_PATH") or mne.get_config("MNE_DATA") or Path.home() / "mne_data")
-    files = sorted((root / "MNE-eegbci-data/files/eegmmidb/1.0.0" / f"S{subject:03d}").glob("*.edf"))
-    if not files: files = mne.datasets.eegbci.load_data(subject, range(1, 15), path=root, update_path=False, verbose="ERROR")
-    elif len(files) < 14:
-        warnings.warn(f"{dataset.code} subject {subject}: {len(files)} of 14 runs are in the cache ({', '.join(f.stem[4:] for f in files)}) and are used; to fetch the others, remove the subject's folder")
-    for f in files:
-        yield dict(dataset=dataset.code, subject=str(subject), session="0", run=str(int(Path(f).stem[-2:]))), mne.io.read_raw(f, preload=True, verbose="ERROR")
+    root, files = _cached_eegmmidb(subject)
+    for f in map(Path, files or mne.datasets.eegbci.load_data(subject, range(1, 15), path=root, update_path=False, verbose="ERROR")):
+        try: raw = _open_recording(f, preload=True)
+        except ValueError as e: raise ValueError(f"{f.name}: {e}") from e
+        yield dict(dataset=dataset.code, subject=str(subject), session="0", run=str(int(f.stem[-2:]))), raw
+
+def _warn_of_missing_runs(code, subjects):
+    "One warning about the subjects of eegmmidb of whom some of the 14 runs are in the cache."
+    found = {s: len(_cached_eegmmidb(s)[1]) for s in subjects}
+    partly = [f"{s}: {n} of 14 runs" for s, n in found.items() if 0 < n < 14]
+    if partly: warnings.warn(f"{code}: of some subjects a part is in the cache and is used (subject {', '.join(partly)}); to fetch the others, remove the subject's folder")
 
 # %% ../nbs/01_data.ipynb #c4a905e7
 def _settings(dataset):
@@ -336,6 +349,12 @@ def _settings(dataset):
     simple = lambda o: o.tolist() if hasattr(o, "tolist") else type(o).__name__
     return f"{zlib.crc32(json.dumps(public, default=simple, sort_keys=True, skipkeys=True).encode()):08x}"
 
+def _listed(subjects):
+    "Subjects as a list; one alone (a string is not its letters) is a list of one."
+    if isinstance(subjects, (str, numbers.Integral)): return [subjects]
+    if isinstance(subjects, numbers.Real): raise ValueError(f"subjects are names or whole numbers, not {subjects}")
+    return list(subjects)
+
 def moabb_sources(
     dataset,  # the name of a MOABB class (every run that it has), or an instance (as it is set up)
     subjects=None,  # subjects; all when None
@@ -343,10 +362,11 @@ def moabb_sources(
     "The subjects of a MOABB dataset, each a `Source`."
     ds = find_dataset(dataset, all_runs=True) if isinstance(dataset, str) else dataset
     known = {str(s): s for s in ds.subject_list}
-    wanted = list(known) if subjects is None else [str(s) for s in subjects]
+    wanted = list(known) if subjects is None else [str(s) for s in _listed(subjects)]
     unknown = [s for s in wanted if s not in known]
     if unknown: raise ValueError(f"{ds.code} has no subject {', '.join(unknown)}: it has {len(known)}, {ds.subject_list[0]} to {ds.subject_list[-1]}")
     whole = isinstance(dataset, str) and type(ds).__name__ == "PhysionetMI"
+    if whole: _warn_of_missing_runs(ds.code, [known[s] for s in wanted])
     return [Source(f"{ds.code}/{s}", _settings(ds) + ("-all" if whole else ""), partial(_read_eegmmidb if whole else _read_moabb, ds, known[s])) for s in wanted]
 
 # %% ../nbs/01_data.ipynb #74199faa
@@ -368,21 +388,31 @@ def _open_recording(path, preload=False):
     return raw
 
 # %% ../nbs/01_data.ipynb #47c6f654
-_SUBJECT = re.compile(r"(?i)(?<![a-z])(?:subject|subj|sub|s)[-_]?\d+")
+_SUBJECT = re.compile(r"(?i)(?<![a-z0-9])(?:subject|subj|sub|s)[-_]?(\d+)")
 _OWN_FOLDER = re.compile(r"(?i)(?:subject|subj|sub|s|session|sess|ses)[-_]?\w*\d+\w*|eeg|day[-_]?\d+|v?\d+(?:\.\d+)+")
 
 def _labels(path, subject_regex=None):
     "Dataset, subject (None if nothing says it), session and run of a file, from its path."
     full = path.resolve().as_posix()
-    bids = [re.search(rf"(?:^|[/_])({k}-[a-zA-Z0-9]+)(?=[/_.])", full) for k in ("sub", "ses")]
-    if subject_regex:
-        found = re.search(subject_regex, full)
-        if not found: raise ValueError(f"the regular expression {subject_regex!r} finds no subject")
-        subject = found[1] if found.re.groups else found[0]
-    elif bids[0]: subject = bids[0][1]
-    else: subject = next((m[0] for part in (path.stem, path.resolve().parent.name) if (m := _SUBJECT.search(part))), None)
+    bids = [re.search(rf"(?:^|[/_]){k}-([a-zA-Z0-9]+)(?=[/_.])", full) for k in ("sub", "ses")]
     dataset = next((p.name for p in path.resolve().parents if p.name and not _OWN_FOLDER.fullmatch(p.name)), "recordings")
-    return dict(dataset=dataset, subject=subject, session=bids[1][1] if bids[1] else "0", run=path.name.split(".")[0])
+    if subject_regex: dataset, subject = "recordings", _by_regex(full, subject_regex)
+    elif bids[0]: subject = bids[0][1]
+    else: subject = _by_name(path)
+    return dict(dataset=dataset, subject=subject, session=f"ses-{bids[1][1]}" if bids[1] else "0", run=path.name.split(".")[0])
+
+def _by_regex(full, subject_regex):
+    "The subject that a regular expression finds in a path."
+    found = re.search(subject_regex, full)
+    subject = found and (found[1] if found.re.groups else found[0])
+    if not subject: raise ValueError(f"the regular expression {subject_regex!r} finds no subject")
+    return subject
+
+def _by_name(path):
+    "The subject that the folder names, else the file; None if neither does."
+    found = [m for part in (path.resolve().parent.name, path.stem) if (m := _SUBJECT.search(part))]
+    if len({int(m[1]) for m in found}) > 1: raise ValueError(f"its path says two subjects, {found[0][0]} and {found[1][0]}: give subject_regex")
+    return found[0][0] if found else None
 
 # %% ../nbs/01_data.ipynb #f79d4feb
 def _read_file(path, labels):
@@ -395,6 +425,8 @@ def file_sources(
     "Recordings in files, each a `Source`. Raises `ValueError` with a line for every file that cannot be used."
     files, good, trouble = [Path(f) for f in files], {}, []
     if not files: raise ValueError("no files given")
+    try: re.compile(subject_regex or "")
+    except re.error as e: raise ValueError(f"subject_regex {subject_regex!r} is not a regular expression: {e}") from None
     for f in files:
         try:
             _open_recording(f)
@@ -412,7 +444,10 @@ def _name_files(labels):
     same = Counter(tuple(v.values()) for v in labels.values())
     res = []
     for f, v in labels.items():
-        if same[tuple(v.values())] > 1: v = v | dict(run=f"{f.parent.name}-{v['run']}")
+        if same[tuple(v.values())] > 1:
+            twins = [g for g, w in labels.items() if w == v]
+            depth = next((d for d in range(1, len(f.parts)) if len({g.parts[-1 - d:-1] for g in twins}) == len(twins)), 1)
+            v = v | dict(run="-".join([*f.parts[-1 - depth:-1], v["run"]]))
         v = v | dict(subject=v["subject"] or v["run"])
         res.append(Source("/".join(v.values()), str(f.stat().st_size), partial(_read_file, f, v)))
     return res
@@ -462,9 +497,9 @@ def _is_whole(folder, plan):
     except (OSError, ValueError, KeyError): return False
 
 def _runs(source):
-    "A source's runs; an error of the file system or the network names the source."
+    "A source's runs; an error of a file, the file system or the network names the source."
     try: yield from source.read()
-    except OSError as e: raise ValueError(f"{source.name} cannot be read: {e}") from e
+    except (OSError, ValueError) as e: raise ValueError(f"{source.name} cannot be read: {e}") from e
 
 def _write_source(source, draft, plan, prep):
     "Write all runs of one source that are not there yet; returns their keys."
@@ -560,8 +595,12 @@ def _build(path, plan, sources, prep, n_jobs, progress):
     if draft.exists() and not (draft / "plan.json").exists() or (draft / "plan.json").exists() and _json(draft / "plan.json") != plan: shutil.rmtree(draft)
     draft.mkdir(exist_ok=True)
     _put_json(draft / "plan.json", plan)
-    work = Parallel(n_jobs, return_as="generator")(delayed(_write_source)(s, draft, plan, prep) for s in sources)
-    keys = list(tqdm(work, total=len(sources), desc="reading", unit="source", disable=None if progress else True))
+    try:
+        work = Parallel(n_jobs, return_as="generator")(delayed(_write_source)(s, draft, plan, prep) for s in sources)
+        keys = list(tqdm(work, total=len(sources), desc="reading", unit="source", disable=None if progress else True))
+    except BaseException:   # an interrupt too: processes that went on writing would outlive the lock
+        if n_jobs != 1: get_reusable_executor(reuse=True, kill_workers=True).shutdown(wait=False, kill_workers=True)
+        raise
     _finish(draft, plan, sources, keys)
     if path.exists(): shutil.rmtree(path)
     os.replace(draft, path)
@@ -669,24 +708,31 @@ def describe(self: WindowStore) -> str:
     notes = Counter(n for r in runs for n in r["notes"])
     return "\n".join(lines + [f"{n} ({k} runs)" for n, k in notes.items()])
 
-# %% ../nbs/01_data.ipynb #48662d8a
+# %% ../nbs/01_data.ipynb #51edc70d
+_FAMILY = re.compile(r"^(ErpCore2021|Shin2017|MAMEM|Castillos|Dreyer2023)")   # Dreyer2023 is A, B and C together, numbered anew: use it or them, not both
+
+def _study(dataset):
+    "The study that a dataset belongs to: its name without the paradigm."
+    family = _FAMILY.match(dataset)
+    return family[1] if family else re.sub(r"[-_]?(?:MI|ERP|SSVEP)(?:-[0-9a-f]{8})?$", "", dataset)
+
 def subjects_of(
     index: pd.DataFrame,  # with columns dataset and subject
 ) -> pd.Series:  # "dataset/subject", the same for all paradigms of one study
     "Who each row comes from."
-    return index.dataset.str.replace(r"[-_]?(?:MI|ERP|SSVEP)(?:-[0-9a-f]{8})?$", "", regex=True) + "/" + index.subject.astype(str)
+    return index.dataset.map(_study) + "/" + index.subject.astype(str)
 
 # %% ../nbs/01_data.ipynb #fdf2ec64
 def split_by_subject(
     index: pd.DataFrame,  # of a store, or any table with columns dataset and subject
-    valid,  # subjects ("38" or "Kalunga2016/3"), or the fraction of subjects to draw
+    valid,  # subjects ("38", or "Kalunga2016/3" with the dataset by its code or MOABB class), or the fraction of subjects to draw
     test=(),  # subjects that are kept out of both
     seed: int = 0,  # of the draw
 ) -> dict:  # train, valid, test → positions of rows
     "Split windows so that nobody is in two parts. Raises `ValueError` for subjects that are not there and for parts that are empty."
     who = subjects_of(index)
     test = _resolve(test, who)
-    if isinstance(valid, float):
+    if isinstance(valid, numbers.Real) and not isinstance(valid, numbers.Integral):
         rest = sorted(set(who) - test)
         if not 0 < valid < 1: raise ValueError(f"a fraction of subjects is between 0 and 1, not {valid}")
         valid = set(np.random.default_rng(seed).permutation(rest)[:max(1, round(valid * len(rest)))])
@@ -700,10 +746,16 @@ def split_by_subject(
 def _resolve(subjects, who):
     "Full names of `subjects`, each given as `dataset/subject`, or as the subject alone (in whichever dataset)."
     known = set(who)
-    found = {str(s): {k for k in known if k == str(s) or k.rsplit("/", 1)[1] == str(s)} for s in subjects}
+    found = {str(s): {k for k in known if k == str(s) or k.rsplit("/", 1)[1] == str(s)} or known & {_full_name(str(s))} for s in _listed(subjects)}
     lost = [s for s, v in found.items() if not v]
-    if lost: raise ValueError(f"no windows of subject {', '.join(lost)}: there are {', '.join(sorted(known)[:12])}{', …' if len(known) > 12 else ''}")
+    if lost: raise ValueError(f"no windows of subject {', '.join(lost)}: there are {', '.join(sorted(known)[:12])}{', …' if len(known) > 12 else ''} (give dataset/subject, or the subject alone)")
     return set().union(*found.values())
+
+def _full_name(name):
+    "`dataset/subject` as `subjects_of` writes it, the dataset by its code or its MOABB class."
+    dataset, _, subject = name.rpartition("/")
+    if dataset in (_moabb_classes() if dataset else ()): dataset = find_dataset(dataset).code
+    return f"{_study(dataset)}/{subject}"
 
 # %% ../nbs/01_data.ipynb #9d6a2079
 PARADIGMS = dict(MI=4., ERP=1., SSVEP=4.)  # paradigm → seconds (tokens a channel) of a trial: 536, 152 and 536 samples.
@@ -786,9 +838,10 @@ def load_trials(
     n = _length(PARADIGMS[paradigm] if length is None else length) if isinstance(paradigm, str) else None if length is None else _length(length)
     if not task.is_valid(ds): raise ValueError(f"{ds.code} has no trials for {paradigm if isinstance(paradigm, str) else type(task).__name__}: its paradigm is {ds.paradigm}, its events {', '.join(ds.event_id)}")
     known = {str(s): s for s in ds.subject_list}
-    unknown = [str(s) for s in subjects or () if str(s) not in known]
+    subjects = ds.subject_list if subjects is None else _listed(subjects)
+    unknown = [str(s) for s in subjects if str(s) not in known]
     if unknown: raise ValueError(f"{ds.code} has no subject {', '.join(unknown)}: it has {len(known)}, {ds.subject_list[0]} to {ds.subject_list[-1]}")
-    parts = [_one_subject(ds, task, known[str(s)], n, preprocessing) for s in (ds.subject_list if subjects is None else subjects)]
+    parts = [_one_subject(ds, task, known[str(s)], n, preprocessing) for s in subjects]
     X, y, meta, montages = zip(*parts)
     if any(m != montages[0] for m in montages): raise ValueError(f"{ds.code}: the subjects have different channels; load them apart")
     return np.concatenate(X), np.concatenate(y), pd.concat(meta, ignore_index=True), montages[0]

@@ -114,7 +114,10 @@ def select(self: Montage, names) -> Montage:
 
 @patch
 def union(self: Montage, other: Montage) -> Montage:
-    "This montage, followed by the channels that only `other` has."
+    "This montage, followed by the channels that only `other` has. Raises `ValueError` where one name is two places."
+    both = [n for n in other.names if n in self.names]
+    apart = np.linalg.norm(self.positions[self.index(both)] - other.positions[other.index(both)], axis=1) > .2
+    if apart.any(): raise ValueError(f"the same name at different places in two recordings: {', '.join(np.array(both)[apart])}; rename the channels of one")
     new = [i for i, n in enumerate(other.names) if n not in self.names]
     return Montage(self.names + tuple(other.names[i] for i in new), np.concatenate([self.positions, other.positions[new]]))
 
@@ -197,6 +200,11 @@ def _sphere_radius(points):
     c = np.linalg.lstsq(A, (points**2).sum(1), rcond=None)[0]
     return np.sqrt(c[3] + (c[:3]**2).sum())
 
+def _elsewhere(matched, own):
+    "Channels whose digitised place `own` is far from the atlas's place of that name; none where that is most of them: their frame is another."
+    far = {n for n, place in matched.items() if n in own and np.linalg.norm(own[n] - atlas()[place]) > .5}
+    return far if 16 <= len(own) >= 2 * len(far) else set()
+
 # %% ../nbs/00_montage.ipynb #62428fc7
 def recording_montage(
     info: mne.Info,
@@ -208,7 +216,8 @@ def recording_montage(
     if names is None: names = [info["ch_names"][i] for i in mne.pick_types(info, eeg=True)]
     if not names: raise ValueError("no EEG channel: set the channel types, e.g. raw.set_channel_types({'Cz': 'eeg'})")
     match, own = match_channels(names), _digitised(info)
-    place = {n: (match.matched[n], atlas()[match.matched[n]]) if n in match.matched else (n, own[n]) for n in names if n in match.matched or n in own}
+    far = _elsewhere(match.matched, own)
+    place = {n: (f"{n}*", own[n]) if n in far else (match.matched[n], atlas()[match.matched[n]]) if n in match.matched else (n, own[n]) for n in names if n in match.matched or n in own}
     lost = [n for n in names if n not in place]
     if lost and (on_missing == "raise" or not place):
         raise ValueError(f"channels without a position: {', '.join(lost)}; rename them to 10-20 names, give the recording a montage (raw.set_montage), or drop them (on_missing='drop')")

@@ -74,6 +74,7 @@ class SJEPAConfig:
 
     def __post_init__(self):
         if not 1 <= self.average_layers <= self.depth: raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; got {self.average_layers}")
+        if not 0 <= self.dropout < 1: raise ValueError(f"dropout lies between 0 and 1, not {self.dropout}")
         if self.target_norm not in ("instance", "layer", "none"): raise ValueError(f'target_norm is "instance", "layer" or "none", not {self.target_norm!r}')
 
 # %% ../nbs/07_predictor_ema.ipynb #545b2837
@@ -142,6 +143,7 @@ def forward(self: SJEPA,
     channels=None,  # (channels,) rows of the montage that `x` holds; all of it when None
 ) -> Output:
     "Predict the hidden channels from the visible ones."
+    if int(masks.example.max()) + 1 != len(x) or not masks.visible.any(1).all(): raise ValueError(f"these masks do not fit a batch of {len(x)}: each example needs a context, and each context a visible channel")
     tokens = self.local_encoder(x)                                  # (batch, channels, tokens, 64)
     code = self.position(tokens.shape[2], channels)                 # (channels, tokens, 64)
     seen, seen_keep = take_channels(tokens + code, masks.visible, masks.example)
@@ -170,7 +172,7 @@ def write_whole(
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
-        with open(part, "rb") as f: os.fsync(f.fileno())
+        with open(part, "r+b") as f: os.fsync(f.fileno())
         os.replace(part, path)
     except (OSError, SafetensorError, RuntimeError) as e:
         raise OSError(f"could not write {path}: {e}; is the disk full or the folder read-only?") from e
@@ -199,5 +201,6 @@ def load(cls: SJEPA,
     known, config = {f.name for f in fields(SJEPAConfig)}, json.loads(about["config"])
     if set(config) - known: raise ValueError(f"{path} was written by another version of sjepa_nb: it sets {sorted(set(config) - known)}")
     model = cls(Montage(json.loads(about["channels"]), json.loads(about["positions"])), SJEPAConfig(**config))
-    model.load_state_dict(tensors)
+    try: model.load_state_dict(tensors)
+    except RuntimeError as e: raise ValueError(f"the tensors in {path} are not those of the model that its header describes: {str(e)[:200]}") from e
     return model.eval()

@@ -13,11 +13,13 @@ __all__ = ['STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', '
 import ctypes
 import json
 import math
+import os
 import platform
 import signal
 import sys
 import threading
 import time
+import zlib
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .contextual_encoder import Layer
@@ -58,8 +61,12 @@ class TrainingConfig:
         object.__setattr__(self, "betas", tuple(self.betas)); object.__setattr__(self, "momentum", tuple(self.momentum))
         if self.mask not in ("sphere", "fixed budget"): raise ValueError(f'mask is "sphere" or "fixed budget", not {self.mask!r}')
         if self.precision not in ("auto", "float32", "bfloat16"): raise ValueError(f'precision is "auto", "float32" or "bfloat16", not {self.precision!r}')
-        for name in ("epochs", "batch_size", "learning_rate", "clip", "patience", "radius"):
-            if getattr(self, name) <= 0: raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "patience", "seed"):
+            if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < (name != "seed"): raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ' of at least 1'}, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "radius", "checkpoint_minutes"):
+            if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("warmup", "final_rate", "momentum", "betas"):
+            if not all(0 <= v <= 1 for v in np.atleast_1d(getattr(self, name))): raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
 # %% ../nbs/08_pretraining.ipynb #eb88f1c0
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
@@ -103,7 +110,8 @@ class Batches(torch.utils.data.Dataset):
 
 def batch_loader(store, batches, device="cpu", workers=0):
     "A loader of the given batches, in order."
-    return torch.utils.data.DataLoader(Batches(store), sampler=batches, batch_size=None, num_workers=workers, pin_memory=str(device).startswith("cuda"))
+    return torch.utils.data.DataLoader(Batches(store), sampler=batches, batch_size=None, num_workers=workers, generator=torch.Generator(),  # its own: the global one belongs to dropout
+                                       pin_memory=str(device).startswith("cuda"))
 
 # %% ../nbs/08_pretraining.ipynb #b15425de
 def centre_by(values, group):
@@ -296,8 +304,9 @@ class Pretraining:
     ):
         for part in ("train", "valid"):
             if not len(split[part]): raise ValueError(f"no windows to {part} on: check the subjects and the length of the recordings")
+        if np.intersect1d(split["train"], split["valid"]).size: raise ValueError("some windows are to train and to validate on: split by subject")
         self.store, self.split, self.folder, self.config, self.progress = store, split, Path(folder), config, progress
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         keep_memory(); torch.manual_seed(config.seed)
         self.model = SJEPA(store.montage, model_config)
         self.maskers = montage_masks(self.model, store, config)  # fails early on a montage that the masks do not fit
@@ -321,34 +330,43 @@ def _open(self: Pretraining, resume):
     try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".write").touch(); (self.folder / ".write").unlink()
     except OSError as e: raise OSError(f"cannot write to {self.folder}: {e}") from e
     self.steps_table, self.epochs_table = Table(self.folder / "steps.csv", STEP_COLUMNS), Table(self.folder / "epochs.csv", EPOCH_COLUMNS)
-    if resume: self._restore(load_checkpoint(self.folder))
-    elif any(self.folder.glob("checkpoint*.pt")): raise FileExistsError(f"{self.folder} holds a run already: resume it, or choose another folder")
+    self.lock = FileLock(self.folder / ".run.lock", timeout=0)
+    try: self.lock.acquire()
+    except Timeout: raise ValueError(f"another process is training in {self.folder}") from None
+    try:
+        if resume: self._restore(load_checkpoint(self.folder))
+        elif any(self.folder.glob("checkpoint*.pt")) or (self.folder / "model.safetensors").exists(): raise FileExistsError(f"{self.folder} holds a run already: resume it, or choose another folder")
+    except BaseException: self.lock.release(); raise
     for table in (self.steps_table, self.epochs_table): table.cut(self.step)
 
 @patch
 def _told(self: Pretraining):
     "What must be the same for a run to be resumed."
-    data = dict(windows=len(self.store), train=len(self.split["train"]), valid=len(self.split["valid"]), channels=list(self.model.montage.names), samples=int(self.store.length))
+    which = lambda part: zlib.crc32(self.store.index.iloc[np.sort(self.split[part])][["recording", "offset"]].to_csv(index=False).encode())
+    data = dict(windows=len(self.store), train=len(self.split["train"]), valid=len(self.split["valid"]), train_rows=which("train"), valid_rows=which("valid"),
+                channels=list(self.model.montage.names), samples=int(self.store.length), preprocessing=self.store.about["preprocessing"])
     training = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items() if k not in ("checkpoint_minutes", "patience")}
     return dict(model=asdict(self.model.config), training={**training, "precision": self.precision}, data=data)
 
 @patch
 def _save(self: Pretraining):
     "Write a checkpoint."
-    rng = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state() if self.device.startswith("cuda") else None)
+    rng = dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None)
     save_checkpoint(self.folder, dict(told=json.dumps(self._told()), model=self.model.state_dict(), optimiser=self.optimiser.state_dict(), step=self.step, best=self.best,
                                       best_epoch=self.best_epoch, epoch_seconds=self.epoch_seconds, rng=rng))
 
 @patch
 def _restore(self: Pretraining, state):
     "Take over a checkpoint. Raises `ValueError` naming what differs when it belongs to another run."
-    then, now = json.loads(state["told"]), self._told()
+    then = json.loads(state["told"])
+    if self.config.precision == "auto": self.precision = set_precision(self.model, then["training"]["precision"], self.device)  # what it began with, on this machine too
+    now = self._told()
     differs = [f"{k}: {then[part].get(k)} then, {now[part].get(k)} now" for part in now for k in now[part] if then.get(part, {}).get(k) != now[part][k]]
     if differs: raise ValueError(f"the checkpoint in {self.folder} belongs to another run ({'; '.join(d[:160] for d in differs)}); resume with the same settings, or choose another folder")
     self.model.load_state_dict(state["model"]); self.optimiser.load_state_dict(state["optimiser"])
     self.step, self.best, self.best_epoch, self.epoch_seconds = state["step"], state["best"], state["best_epoch"], state["epoch_seconds"]
     torch.set_rng_state(state["rng"]["cpu"])
-    if state["rng"]["cuda"] is not None: torch.cuda.set_rng_state(state["rng"]["cuda"])
+    if state["rng"]["cuda"] is not None and self.device.startswith("cuda"): torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
 # %% ../nbs/08_pretraining.ipynb #6ebfe1e1
 @patch
@@ -411,6 +429,7 @@ def run(self: Pretraining) -> SJEPA:  # the best model
                 self._save(); self._report("interrupted")
                 raise KeyboardInterrupt(f"{stop['by']}: saved after step {self.step} in {self.folder}; resume to go on")
     except TrainingError as e: self._report(f"stopped: {e}"); raise
+    finally: self.lock.release()
     self._report("finished" if self.epoch >= self.config.epochs else "finished: early stop")
     return SJEPA.load(self.folder / "model.safetensors")
 
@@ -418,7 +437,7 @@ def run(self: Pretraining) -> SJEPA:  # the best model
 def _report(self: Pretraining, status):
     "Write `run.json`."
     about = dict(status=status, epochs=self.epoch, steps=self.step, best_epoch=self.best_epoch + 1, best_loss=self.best if math.isfinite(self.best) else None, **self._told(), data_described=self.store.describe(),
-                 versions=dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__), device=self.device, threads=torch.get_num_threads())
+                 versions=dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__), device=self.device, threads=torch.get_num_threads(), machine=f"{platform.machine()}, {os.cpu_count()} cores")
     write_whole(self.folder / "run.json", lambda part: Path(part).write_text(json.dumps(about, indent=1), encoding="utf-8"))
 
 # %% ../nbs/08_pretraining.ipynb #ac0db4d8

@@ -6,10 +6,11 @@
 __all__ = ['RULES', 'SIZES', 'braindecode_name', 'LoadReport', 'load_braindecode', 'to_braindecode', 'read_tensors',
            'from_pretrained', 'save_pretrained']
 
-# %% ../nbs/12_weights.ipynb #529b7790
+# %% ../nbs/12_weights.ipynb #c963c9a6
 import json
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -62,6 +63,8 @@ def load_braindecode(
     if not matched: raise ValueError(f"none of the {len(state)} tensors has a name that this model knows; they begin with {', '.join(sorted(state)[:3])}")
     wrong = [f"{theirs[k]} is {tuple(state[theirs[k]].shape)}, not {tuple(ours[k].shape)}" for k in matched if state[theirs[k]].shape != ours[k].shape]
     if wrong: raise ValueError(f"weights of another architecture or montage: {'; '.join(wrong[:3])}")
+    spoiled = [theirs[k] for k in matched if not torch.isfinite(state[theirs[k]]).all()]
+    if spoiled: raise ValueError(f"weights that are not finite: {', '.join(spoiled[:3])}")
     model.load_state_dict({k: state[theirs[k]] for k in matched}, strict=False)
     model.update_target(0.)
     return report
@@ -78,7 +81,7 @@ def read_tensors(
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}")
     try: state = load_file(path) if str(path).endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as e: raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
-    except Exception as e: raise ValueError(f"{path} could not be read as plain tensors: {str(e).splitlines()[0]}") from e
+    except Exception as e: raise ValueError(f"{path} could not be read as plain tensors: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError(f"{path} is not a dictionary of tensors")
     return state
 
@@ -97,9 +100,11 @@ def from_pretrained(
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["config.json", "model.safetensors"]))
     state = read_tensors(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").is_file() else {}
-    model = SJEPA(montage or _rows_of(config, state), SJEPAConfig(**{ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config}))
+    sizes = config.get("sjepa_nb") or {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config}
+    model = SJEPA(montage or _rows_of(config, state), SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes}))
     report = load_braindecode(model, state)
     if verbose: print(report)
+    elif set(report.absent) - {"predictor.mask_token", "position.spatial"}: warnings.warn(str(report))
     return model.eval()
 
 SIZES = dict(transformer__d_model="width", transformer__num_encoder_layers="depth", transformer__num_decoder_layers="predictor_depth", transformer__nhead="heads")
@@ -120,6 +125,6 @@ def save_pretrained(
     "Write `model` as a folder of the hub's layout, which braindecode's `SignalJEPA.from_pretrained` reads too."
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
     chs = [dict(ch_name=n, kind="eeg", loc=(p * HEAD_RADIUS).tolist()) for n, p in zip(model.montage.names, model.montage.positions)]
-    config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()} | dict(sfreq=128, n_chans=len(chs), chs_info=chs)
+    config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()} | dict(sjepa_nb=asdict(model.config), sfreq=128, n_chans=len(chs), chs_info=chs)
     write_whole(folder / "model.safetensors", lambda part: save_file(to_braindecode(model), part, metadata={"format": "pt"}))
     write_whole(folder / "config.json", lambda part: Path(part).write_text(json.dumps(config, indent=1), encoding="utf-8"))

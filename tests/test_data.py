@@ -6,6 +6,7 @@ import pickle
 import resource
 import shutil
 import signal
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from scipy.io import savemat
 import sjepa_nb.data as D
 from sjepa_nb.data import (Preprocessing, Recording, Source, WindowStore, build_store, check_microvolts, cut_windows, file_sources, find_dataset, load_trials,
                            moabb_sources, plan_windows, preprocess, split_by_subject, subjects_of, window_samples)
-from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage, template_montage
+from sjepa_nb.montage import LEE2019_CHANNELS, Montage, atlas, canonical_name, lee2019_montage, recording_montage, template_montage
 
 CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
 REAL = Path(os.environ.get("MNE_DATA", "/nonexistent"))
@@ -214,7 +215,9 @@ def test_check_microvolts(x, words):
 
 @pytest.mark.parametrize("call, words", [
     (lambda r: cut_windows(r, 151), "fewer than 152 samples: 151"), (lambda r: cut_windows(r, 4), "a length in seconds is a float: 4.0"),
-    (lambda r: cut_windows(r, .9), "fewer than 152 samples"), (lambda r: window_samples(0), "fewer than 152 samples"), (lambda r: cut_windows(r, 1., 0.), "at least one sample")])
+    (lambda r: cut_windows(r, .9), "fewer than 152 samples"), (lambda r: window_samples(0), "fewer than 152 samples"), (lambda r: cut_windows(r, 1., 0.), "at least one sample"),
+    (lambda r: cut_windows(r, np.nan), "finite number, not nan"), (lambda r: cut_windows(r, np.inf), "finite number, not inf"),
+    (lambda r: cut_windows(r, 1., np.nan), "at least one sample and finite, not nan"), (lambda r: cut_windows(r, 1., np.inf), "finite, not inf")])
 def test_lengths_that_are_refused(call, words):
     with pytest.raises(ValueError, match=words): call(preprocess(make_raw(seconds=10)))
 
@@ -267,17 +270,53 @@ def test_whose_recordings_files_are(tmp_path):
         (tmp_path / p).parent.mkdir(parents=True, exist_ok=True)
         write_edf(tmp_path / p, 8)
     with pytest.warns(UserWarning, match="rest.edf, rest.edf; give subject_regex"): labels = [next(s.read())[0] for s in file_sources([tmp_path / p for p in paths])]
-    assert [v["subject"] for v in labels] == ["S001", "S001", "subject01", "sub-03", "subj02", "day1-rest", "day2-rest"]
+    assert [v["subject"] for v in labels] == ["S001", "S001", "subject01", "03", "subj02", "day1-rest", "day2-rest"]
     assert [v["dataset"] for v in labels] == ["mmi", "mmi", "exo", "study", "lee", "p7", "p7"] and labels[3]["session"] == "ses-2"
     labels = [next(s.read())[0] for s in file_sources([tmp_path / p for p in paths[-2:]], r"/(p\d+)/")]
     assert [v["subject"] for v in labels] == ["p7", "p7"]
-    with pytest.raises(ValueError, match="finds no subject"): file_sources([tmp_path / paths[0]], r"patient(\d+)")
+    for regex, words in [(r"patient(\d+)", "finds no subject"), (r"mmi|patient(\d+)", "finds no subject"), (r"p(\d+", "^subject_regex 'p.* is not a regular expression: [^\n]*$")]:
+        with pytest.raises(ValueError, match=words): file_sources([tmp_path / paths[0]], regex)
+
+
+def test_one_person_in_two_folders(tmp_path):
+    "By the regular expression, one person whatever the folder; a folder and a file of two people are refused."
+    paths = [tmp_path / p for p in ("left/eeg/P1.edf", "right/eeg/P1.edf", "right/eeg/P2.edf", "S001/S002R01.edf", "subject3/s03_rest.edf")]
+    for p in paths:
+        p.parent.mkdir(parents=True, exist_ok=True)
+        write_edf(p, 8)
+    store = build(tmp_path / "store", file_sources(paths[:3], r"P(\d)"))
+    assert set(subjects_of(store.index)) == {"recordings/1", "recordings/2"}
+    assert list(dict.fromkeys(store.index.run)) == ["left-eeg-P1", "right-eeg-P1", "P2"]
+    with pytest.raises(ValueError, match="S002R01.edf: its path says two subjects, S001 and S002: give subject_regex"): file_sources(paths[3:])
+    assert next(file_sources(paths[4:])[0].read())[0]["subject"] == "subject3"  # the folder's word, where they agree
 
 
 def test_wrong_dataset_and_subject_names():
     with pytest.raises(ValueError, match="no dataset 'PhysioNetMI'; close: PhysionetMI"): moabb_sources("PhysioNetMI")
     with pytest.raises(ValueError, match="no dataset 'xyzzy'$"): find_dataset("xyzzy")
     with pytest.raises(ValueError, match="has no subject 110: it has 109, 1 to 109"): moabb_sources("PhysionetMI", [1, 110])
+    assert [s.name for s in moabb_sources("Lee2019_MI", "12")] == [s.name for s in moabb_sources("Lee2019_MI", 12)] == ["Lee2019-MI/12"]
+    with pytest.raises(ValueError, match="names or whole numbers, not 0.5"): moabb_sources("Lee2019_MI", .5)
+
+
+def put_in_cache(root, subject, runs):
+    folder = root / f"MNE-eegbci-data/files/eegmmidb/1.0.0/S{subject:03d}"
+    folder.mkdir(parents=True)
+    return [write_edf(folder / f"S{subject:03d}R{r:02d}.edf", 8) for r in runs]
+
+
+@pytest.mark.parametrize("harm, words", [("cut", "the file is truncated"), ("empty", "the file is empty"), ("garbage", "not a recording")])
+def test_broken_files_in_the_cache(tmp_path, monkeypatch, harm, words):
+    "A damaged file of eegmmidb is an error of one line with subject and file; subjects of whom a part is there are listed once."
+    monkeypatch.setenv("MNE_DATA", str(tmp_path))
+    monkeypatch.setenv("MNE_DATASETS_EEGBCI_PATH", str(tmp_path))
+    file = put_in_cache(tmp_path, 1, [1])[0]
+    put_in_cache(tmp_path, 2, [1, 2])
+    file.write_bytes(dict(cut=file.read_bytes()[:-9000], empty=b"", garbage=b"not a recording at all")[harm])
+    with pytest.warns(UserWarning) as said: sources = moabb_sources("PhysionetMI", [1, 2])
+    assert len(said) == 1 and "(subject 1: 1 of 14 runs, 2: 2 of 14 runs)" in str(said[0].message)
+    with pytest.raises(ValueError, match=f"^PhysionetMotorImagery/1 cannot be read: S001R01.edf: {words}[^\n]*$"): build(tmp_path / "store", sources)
+    assert build(tmp_path / "other", sources[1:]).index.run.unique().tolist() == ["1", "2"]
 
 
 # ---------------------------------------------------------------- windows
@@ -488,7 +527,64 @@ def test_two_montages_in_one_store(tmp_path):
     with pytest.raises(ValueError, match="different montages"): store.read([0, len(store) - 1])
 
 
+def _slow_source(pids, subject):
+    if subject == "1":
+        while not list(pids.iterdir()): time.sleep(.05)
+        yield from make_runs("1")
+    else:
+        (pids / str(os.getpid())).touch()
+        time.sleep(60)
+
+
+def test_no_worker_outlives_a_build(tmp_path, monkeypatch):
+    "An interrupt between two results: the processes are gone, and with them whatever they would have written."
+    def interrupted(work, **kw):
+        yield next(iter(work))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(D, "tqdm", interrupted)
+    (tmp_path / "pids").mkdir()
+    with pytest.raises(KeyboardInterrupt) as e: build(tmp_path / "store", [Source(f"made/{s}", "0", partial(_slow_source, tmp_path / "pids", s)) for s in "12"], n_jobs=2)
+    stat = Path("/proc", next((tmp_path / "pids").iterdir()).name, "stat")
+    alive = lambda: stat.exists() and " Z " not in stat.read_text()
+    for _ in range(50):
+        if not alive(): break
+        time.sleep(.1)
+    assert not alive() and e.tb  # while the traceback, which keeps joblib's generator alive, is still held
+
+
+def test_one_name_at_two_places():
+    "Two nets with an E1 each cannot be one montage; a known name that is digitised elsewhere gets its own."
+    lee = lee2019_montage()
+    moved = lee.positions.copy()
+    moved[[3, 5]] += [0, .25, 0]
+    assert lee.union(Montage(lee.names, lee.positions + .05)).names == lee.names
+    with pytest.raises(ValueError, match="the same name at different places in two recordings: F3, F4; rename"): lee.union(Montage(lee.names, moved))
+    cap = mne.channels.make_standard_montage("biosemi128")
+    info = mne.create_info(cap.ch_names, 128., "eeg").set_montage(cap)
+    montage, names = recording_montage(info)
+    assert names == cap.ch_names and {"A1*", "A2*"} <= set(montage.names) and not {"A1", "A2"} & set(montage.names)
+    assert np.linalg.norm(montage.select(["A1*"]).positions - atlas()["Cz"]) < .4 and not any(canonical_name(n) for n in montage.names if n.endswith("*"))
+    few, _ = recording_montage(mne.pick_info(info, range(8)))
+    assert {"A1", "A2"} <= set(few.names)  # eight places do not tell where the head is
+    turned = mne.create_info(list(LEE2019_CHANNELS), 128., "eeg").set_montage(template_montage())
+    for c in turned["chs"]: c["loc"][:3] = c["loc"][[1, 0, 2]] * [-1, 1, 1]
+    assert recording_montage(turned)[0] == lee  # another frame: names hold
+    assert recording_montage(mne.create_info(list(LEE2019_CHANNELS), 128., "eeg").set_montage(template_montage()))[0] == lee
+
+
 # ---------------------------------------------------------------- splits
+
+def test_families_of_datasets_and_ways_to_write_a_subject():
+    names = ["ErpCore2021-N170", "ErpCore2021-P3", "Shin2017A", "Shin2017B", "MAMEM1", "MAMEM3", "CastillosCVEP40", "CastillosBurstVEP100", "Dreyer2023", "Dreyer2023A", "PhysionetMotorImagery", "Lee2019-MI"]
+    index = pd.DataFrame(dict(dataset=np.repeat(names, 2), subject=["1", "12"] * len(names)))
+    assert {s.split("/")[0] for s in subjects_of(index)} == {"ErpCore2021", "Shin2017", "MAMEM", "Castillos", "Dreyer2023", "PhysionetMotorImagery", "Lee2019"}
+    people = lambda valid, **kw: set(subjects_of(index.iloc[split_by_subject(index, valid, **kw)["valid"]]))
+    for valid, who in [("PhysionetMI/1", "PhysionetMotorImagery/1"), ("Lee2019_MI/1", "Lee2019/1"), ("Lee2019-MI/12", "Lee2019/12"), ("Lee2019/1", "Lee2019/1"), ("ErpCore2021_N170/12", "ErpCore2021/12"), ("Shin2017B/1", "Shin2017/1")]:
+        assert people([valid]) == people(valid) == {who}
+    assert people("12") == people(12) == people(["12"]) == people(np.int64(12)) and len(people("12")) == 7
+    assert len(people(np.float32(.5), test="MAMEM1/1")) == 6
+    with pytest.raises(ValueError, match="no windows of subject Kalunga2016/1: .* \\(give dataset/subject, or the subject alone\\)"): people(["Kalunga2016/1"])
+
 
 def test_nobody_is_in_two_parts():
     rng = np.random.default_rng(0)
@@ -507,7 +603,7 @@ def test_nobody_is_in_two_parts():
 
 
 @pytest.mark.parametrize("valid, test, words", [(["9"], (), "no windows of subject 9: there are d/1, d/2"), (["1", "2"], (), "no subject is left for train"), ([], (), "no subject is left for valid"),
-                                                (["1"], ["1"], "in two parts: d/1"), (1.5, (), "between 0 and 1"), (.5, ["1", "2"], "no subject is left for train and valid")])
+                                                (["1"], ["1"], "in two parts: d/1"), (1.5, (), "between 0 and 1"), (np.nan, (), "between 0 and 1"), (np.float32(0), (), "between 0 and 1"), (["1"], .5, "names or whole numbers"), ("12", (), "no windows of subject 12"), (.5, ["1", "2"], "no subject is left for train and valid")])
 def test_splits_that_are_refused(valid, test, words):
     with pytest.raises(ValueError, match=words): split_by_subject(pd.DataFrame(dict(dataset="d", subject=["1", "2"])), valid, test)
 
@@ -659,8 +755,8 @@ def test_flat_tails_of_eegmmidb_are_counted():
 def test_physionetmi_with_its_rest_runs(monkeypatch, tmp_path):
     "By name: all 14 runs of subject 1, and the two that are there of subject 38."
     monkeypatch.setenv("MOABB_DOWNLOAD_PROVIDER", "upstream")
-    one, rest = moabb_sources("PhysionetMI", [1, 38])
-    with pytest.warns(UserWarning, match="subject 38: 2 of 14 runs are in the cache \\(R01, R02\\)"): store = build(tmp_path / "store", [rest], 16., 16.9)
+    with pytest.warns(UserWarning, match="subject 38: 2 of 14 runs"): one, rest = moabb_sources("PhysionetMI", [1, 38])
+    store = build(tmp_path / "store", [rest], 16., 16.9)
     assert store.index.drop_duplicates("run").run.tolist() == ["1", "2"] and len(store) == 6 and len(store.montage) == 64
     assert [labels["run"] for labels, _ in one.read()] == [str(i) for i in range(1, 15)]
 

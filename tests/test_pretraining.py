@@ -84,30 +84,30 @@ def command(*args, **kw):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
-    start = time.monotonic()
     p = command(*COMMAND, "--out", out); said, wrong = p.communicate()
     assert p.returncode == 0, wrong
-    return out, time.monotonic() - start
+    return out
 
 
 def test_killed_at_random_moments(undisturbed, tmp_path):
-    "SIGKILL, again and again, while it reads, trains, validates or saves; in the end the losses and weights are those of the undisturbed run."
-    whole, seconds = undisturbed
+    "SIGKILL while it reads, then twice while it trains, validates or saves; in the end the losses and weights are those of the undisturbed run."
     rng, out, kills = random.Random(0), tmp_path / "run", 0
-    for _ in range(3):
-        p = command(*(["--resume"] if (out / "command.json").exists() else COMMAND), "--out", out, "--checkpoint-minutes", "0.001", "--quiet")
-        try: p.communicate(timeout=rng.uniform(.35, .95) * seconds)
-        except subprocess.TimeoutExpired: p.kill(); p.communicate(); kills += 1
-    p = command(*(["--resume"] if (out / "command.json").exists() else COMMAND), "--out", out, "--quiet")
+    steps = lambda: len((out / "steps.csv").read_text().splitlines()) if (out / "steps.csv").exists() else 0
+    for reached in (lambda: any(out.glob("windows.zarr.partial/*")), lambda: steps() >= 4, lambda: steps() >= 10):
+        p = command(*(["--resume", "--checkpoint-minutes", "0.001"] if (out / "command.json").exists() else COMMAND), "--out", out, "--quiet")
+        while p.poll() is None and not reached(): time.sleep(.02)
+        time.sleep(rng.uniform(0, .5))
+        kills += p.poll() is None
+        p.kill(); p.communicate()
+    p = command("--resume", "--out", out, "--quiet")
     said, wrong = p.communicate()
     assert p.returncode == 0, wrong
-    assert kills > 0
-    assert_same_run(whole, out)
+    assert kills == 3
+    assert_same_run(undisturbed, out)
 
 
 def test_sigterm_saves_and_leaves(undisturbed, tmp_path):
-    whole, _ = undisturbed
-    out = tmp_path / "run"
+    whole, out = undisturbed, tmp_path / "run"
     p = command(*COMMAND[:-2], "--out", out)
     while not (out / "steps.csv").exists() and p.poll() is None: time.sleep(.05)
     time.sleep(.3); p.send_signal(signal.SIGTERM)
@@ -119,6 +119,18 @@ def test_sigterm_saves_and_leaves(undisturbed, tmp_path):
         p = command("--resume", "--out", out, "--quiet"); p.communicate()
         assert p.returncode == 0
     assert_same_run(whole, out)
+
+
+def test_the_same_windows_or_none(begin, store, tmp_path):
+    "A run is resumed on its own windows, not on as many others; nobody both trains and validates; one process at a time."
+    run = begin(); run._epoch({"by": "stop"}); run._save()
+    with pytest.raises(ValueError, match="another process is training"): begin(resume=True)
+    run.lock.release()
+    split = {k: v[:20] for k, v in run.split.items()}
+    make = lambda split, resume, folder="other": Pretraining(store, split, tmp_path / folder, CONFIG, SMALL, resume=resume, progress=False)
+    a = make(split, False); a._epoch({"by": "stop"}); a._save(); a.lock.release()
+    with pytest.raises(ValueError, match="train_rows"): make(dict(train=split["valid"], valid=split["train"]), True)
+    with pytest.raises(ValueError, match="to train and to validate"): make(dict(train=split["train"], valid=split["train"]), False, "third")
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(begin, tmp_path):
@@ -172,8 +184,7 @@ def test_collapse_stops_the_run(begin, monkeypatch):
 
 def test_a_full_disk(undisturbed, tmp_path):
     "A limit on the size of files stands for a full disk: an error of one line, no half-written file under a final name."
-    whole, _ = undisturbed
-    out = tmp_path / "run"
+    whole, out = undisturbed, tmp_path / "run"
     shutil.copytree(whole / "windows.zarr", tmp_path / "windows.zarr")
     import resource
     limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
@@ -186,6 +197,25 @@ def test_a_full_disk(undisturbed, tmp_path):
     p = command("--resume", "--out", out, "--quiet"); said, wrong = p.communicate()  # with room again, it goes on
     assert p.returncode == 0, wrong
     assert_same_run(whole, out)
+
+
+@pytest.mark.parametrize("words, said", [
+    (["--device", "nonsense"], "is not a device"), (["--device", "cuda:99"], "no CUDA device"), (["--length", "inf"], "whole seconds"), (["--length", "1.5"], "whole seconds"),
+    (["--interval", "nan"], "--interval"), (["--mask", "nan"], "radius must be positive"), (["--valid-share", "2"], "between 0 and 1"), (["--seed", "-1"], "seed"), (["--dropout", "2"], "dropout"),
+    (["--subject-regex", "x"], "is for --recordings"), (["--subjects", "77"], "no subject 77"), (["--dataset", "Lee2019_MY"], "close: Lee2019_MI"), (["--recordings", "missing.edf"], "no such file")])
+def test_wrong_options_are_found_at_once(words, said, tmp_path, capsys):
+    assert sjepa_pretrain([*COMMAND, *words, "--out", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert said in told and len(told.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_before_the_first_step_can_be_corrected(tmp_path, capsys):
+    "A wrong subject is found after the windows are cut; the corrected command takes the folder, and its windows, over."
+    words = [*COMMAND, "--out", str(tmp_path / "run")]
+    assert sjepa_pretrain([*words, "--valid-subjects", "99"]) == 2
+    assert "no windows of subject 99" in capsys.readouterr().err
+    assert sjepa_pretrain([*words, "--epochs", "1"]) == 0
 
 
 def test_an_unwritable_folder(tmp_path, capsys):
@@ -223,7 +253,7 @@ def test_two_montages_in_one_training(tmp_path):
             files.append(tmp_path / f"sub-{k}{s}_raw.fif"); raw.save(files[-1], verbose="ERROR")
     store = build_store(tmp_path / "store", file_sources(files), length=152, interval=2., progress=False)
     assert [len(m) for m in store.montages] == [8, 6] and len(store.montage) == 11
-    split = split_by_subject(store.index, valid=["sub-02", "sub-12"])
+    split = split_by_subject(store.index, valid=["02", "12"])
     run = Pretraining(store, split, tmp_path / "run", TrainingConfig(epochs=1, batch_size=8, precision="float32"), SMALL, progress=False)
     before = run.model.position.spatial.detach().clone()
     run.run()
