@@ -27,7 +27,7 @@ from .predictor import SJEPAConfig, write_whole
 from .pretraining import Pretraining, TrainingConfig, TrainingError, plot_pretraining
 from .simulation import simulated_datasets
 
-# %% ../nbs/13_command_line.ipynb #df329bdc
+# %% ../nbs/13_command_line.ipynb #a4ca9ca9
 def _guarded(name, work, debug) -> int:
     "Run `work()`; turn what a user can mend into one line and an exit code. SIGTERM acts like Ctrl-C."
     for stream in (sys.stdout, sys.stderr): getattr(stream, "reconfigure", lambda **k: None)(errors="replace")  # a pipe may not know an arrow
@@ -47,7 +47,7 @@ def _guarded(name, work, debug) -> int:
         if main: signal.signal(signal.SIGTERM, before)
     return 0
 
-# %% ../nbs/13_command_line.ipynb #b850a69f
+# %% ../nbs/13_command_line.ipynb #90ec844d
 def _data_options(p):
     g = p.add_argument_group("recordings")
     g.add_argument("--dataset", nargs="+", metavar="NAME", help="MOABB dataset classes, e.g. PhysionetMI Lee2019_MI; `simulated` for the three simulated paradigms")
@@ -66,7 +66,7 @@ def _data_options(p):
     g.add_argument("--store", metavar="DIR", help="where the windows are kept (default: windows.zarr in --out)")
     g.add_argument("--jobs", type=int, metavar="N", help="processes that read recordings (default: 1)")
 
-# %% ../nbs/13_command_line.ipynb #a02e67c2
+# %% ../nbs/13_command_line.ipynb #409230a0
 def _training_options(p):
     c, m = TrainingConfig(), SJEPAConfig()
     g = p.add_argument_group("masks and model")
@@ -84,7 +84,7 @@ def _training_options(p):
     g.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
     g.add_argument("--checkpoint-minutes", type=float, metavar="M", help="between checkpoints within an epoch (default: 5)")
 
-# %% ../nbs/13_command_line.ipynb #8bfc58de
+# %% ../nbs/13_command_line.ipynb #9ae7fcfa
 def _run_options(p, out):
     g = p.add_argument_group("the run")
     g.add_argument("--out", metavar="DIR", help=f"folder of the run (default: {out})")
@@ -97,7 +97,7 @@ DEFAULTS = dict(dataset=[], subjects=None, recordings=[], subject_regex=None, va
                 device=None, checkpoint_minutes=5., out="sjepa_run", quiet=False, debug=False, resume=False)
 LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "checkpoint_minutes")  # may differ when a run is resumed
 
-# %% ../nbs/13_command_line.ipynb #684ceff3
+# %% ../nbs/13_command_line.ipynb #f45ea454
 def _sources(o):
     "What the options name: simulated datasets, MOABB datasets, files."
     if not o["dataset"] and not o["recordings"]: raise ValueError("nothing to train on: give --dataset NAME (or `simulated`), or --recordings FILE …; see --help")
@@ -113,7 +113,7 @@ def _store(o, sources):
     path = o["store"] or Path(o["out"]) / "windows.zarr"
     return build_store(path, sources, length=window_samples(o["length"]), interval=float(o["interval"]), preprocessing=prep, n_jobs=o["jobs"], progress=not o["quiet"])
 
-# %% ../nbs/13_command_line.ipynb #5e699f3c
+# %% ../nbs/13_command_line.ipynb #5d914960
 def _check(o):
     "What can be wrong in options alone, before anything is read."
     if not math.isfinite(o["length"]) or o["length"] != int(o["length"]): raise ValueError(f"--length is in whole seconds, not {o['length']}")
@@ -149,7 +149,7 @@ def _train(o):
     run.run()
     _summary(run)
 
-# %% ../nbs/13_command_line.ipynb #8ab1321d
+# %% ../nbs/13_command_line.ipynb #73e0669d
 def _summary(run):
     "Print how a run ended, and draw its figure."
     epochs = pd.read_csv(run.folder / "epochs.csv")
@@ -166,7 +166,7 @@ def _summary(run):
   signs of collapse  spread {best.spread:.1%} (0: collapsed), rank of the context {best['rank']:.1f} of {run.model.config.width}
   weights {run.folder / 'model.safetensors'}, figure {figure}, tables {run.folder / 'epochs.csv'} and steps.csv""", flush=True)
 
-# %% ../nbs/13_command_line.ipynb #f179a78a
+# %% ../nbs/13_command_line.ipynb #a56ec1a2
 def _settle(given):
     "Complete the options: what was given, else what the resumed run was told, else the default. They are written down, and bind once there is a checkpoint."
     out = Path(given.get("out", DEFAULTS["out"])); told = out / "command.json"
@@ -186,7 +186,7 @@ def _settle(given):
         write_whole(told, lambda part: Path(part).write_text(json.dumps({k: v for k, v in options.items() if k not in LOCAL}, indent=1), encoding="utf-8"))
     return options
 
-# %% ../nbs/13_command_line.ipynb #1255b367
+# %% ../nbs/13_command_line.ipynb #1219e863
 def sjepa_pretrain(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
@@ -205,7 +205,7 @@ Ctrl-C or SIGTERM saves and leaves. Exit codes: 0 done, 2 something to mend, 3 t
     given = vars(p.parse_args(argv))
     return _guarded("sjepa_pretrain", lambda: _train(_settle(given)), given.get("debug"))
 
-# %% ../nbs/13_command_line.ipynb #3a5c2e1c
+# %% ../nbs/13_command_line.ipynb #fd3eee32
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
