@@ -98,5 +98,6 @@ def take_channels(
     most = int(count.max())
     rows = (~chosen).byte().argsort(dim=1, stable=True)[:, :most]           # chosen channels first, in order
     keep = torch.arange(most, device=tokens.device) < count[:, None]    # (rows, most)
-    out = tokens[example[:, None], rows].flatten(1, 2)
+    source = tokens.expand(len(chosen), -1, -1, -1) if len(tokens) == 1 else tokens.index_select(0, example)
+    out = source.gather(1, rows[..., None, None].expand(-1, -1, *tokens.shape[2:])).flatten(1, 2)  # unlike tokens[example, rows], its gradient is the same every time
     return out, None if int(count.min()) == most else keep.repeat_interleave(tokens.shape[2], 1)

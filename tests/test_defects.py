@@ -152,3 +152,22 @@ def test_no_window_is_rejected_or_passed_in_silence(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(data, "find_defects", lambda x, sfreq: dict(nan=np.zeros(x.shape, bool), flat=np.zeros(x.shape, bool)))
     with pytest.raises((AssertionError, ValueError)): left_out_windows_are_counted()
+
+
+def gradients_are_the_same_every_time(model, batch):
+    "Two threads add up the gradient of a row that many tokens share: always in the same order, or a resumed run drifts."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = set()
+        for _ in range(15):
+            model.zero_grad(); model(*batch).loss.backward()
+            seen.add(model.position.spatial.grad.numpy().tobytes())
+        assert len(seen) == 1
+    finally: torch.set_num_threads(threads)
+
+
+def test_gradients_are_the_same_every_time(model):
+    masks = SphereMask(model.montage, .6)(16, torch.Generator().manual_seed(0))
+    batch = torch.randn(16, 62, 536, generator=torch.Generator().manual_seed(1)) * 10, masks
+    gradients_are_the_same_every_time(model, batch)

@@ -76,7 +76,7 @@ COMMAND = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects",
 
 
 def command(*args, **kw):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen([sys.executable, "-c", "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))", *map(str, args)],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
 
