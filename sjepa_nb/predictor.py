@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from .contextual_encoder import Attention, ContextualEncoder, Layer, take_channels
+from .contextual_encoder import Attention, ContextualEncoder, Layer, Rows, Starts, is_fast, take_channels
 from .local_encoder import LocalEncoder
 from .masking import Masks, SphereMask
 from .montage import Montage, lee2019_montage
@@ -135,6 +135,14 @@ def targets(self: SJEPA,
     if self.config.target_norm == "instance": target = nn.functional.instance_norm(target.transpose(1, 2)).transpose(1, 2)
     return target.unflatten(1, tokens.shape[1:3])
 
+@patch
+def hidden_targets(self: SJEPA,
+    tokens,  # (batch, channels, tokens, 64) with their position
+    masks: Masks,
+):  # (targets, hidden tokens, 64)
+    "The targets of the hidden channels."
+    return take_channels(self.targets(tokens), masks.hidden, masks.example[masks.context])[0]
+
 # %% ../nbs/07_predictor_ema.ipynb #90cc02e2
 @patch
 def forward(self: SJEPA,
@@ -150,7 +158,7 @@ def forward(self: SJEPA,
     context = self.encoder(seen, seen_keep)                         # (contexts, visible, 64)
     queries, keep = take_channels(code[None], masks.hidden, torch.zeros_like(masks.context))
     predicted = self.predictor(queries, context[masks.context], keep, None if seen_keep is None else seen_keep[masks.context])
-    target, _ = take_channels(self.targets((tokens + code).detach()), masks.hidden, masks.example[masks.context])
+    target = self.hidden_targets((tokens + code).detach(), masks)
     return Output(masked_l1(predicted, target, keep), predicted, target, keep, context, seen_keep)
 
 # %% ../nbs/07_predictor_ema.ipynb #9f2cac96
@@ -204,3 +212,34 @@ def load(cls: SJEPA,
     try: model.load_state_dict(tensors)
     except RuntimeError as e: raise ValueError(f"the tensors in {path} are not those of the model that its header describes: {str(e)[:200]}") from e
     return model.eval()
+
+# %% ../nbs/07_predictor_ema.ipynb #19c79053
+Predictor.plain, SJEPA.plain_hidden_targets = Predictor.forward, SJEPA.hidden_targets
+
+@patch
+def forward(self: Predictor, position, context, keep=None, context_keep=None):
+    "Four layers, over packed rows where that is fast."
+    if not is_fast(self.layers[0], context): return self.plain(position, context, keep, context_keep)
+    asked, seen = Rows(position, keep), Rows(context, context_keep)
+    x, memory = self.mask_token + asked.pack(position), seen.pack(context)
+    for layer in self.layers: x = layer(x, memory, Starts(asked.starts, asked.starts), Starts(asked.starts, seen.starts))
+    return asked.unpack(self.norm(x))
+
+@patch
+@torch.no_grad()
+def hidden_targets(self: SJEPA, tokens, masks):
+    "The targets of the hidden channels; the last layer answers for nothing else."
+    which, config, layers = masks.example[masks.context], self.config, self.target_encoder.eval().layers
+    if config.target_norm == "instance" or len(which) != len(tokens) or (which.diff() != 1).any(): return self.plain_hidden_targets(tokens, masks)
+    x, packed, outputs = tokens.flatten(1, 2), is_fast(layers[0], tokens), []
+    asked, keep = take_channels(tokens, masks.hidden)
+    rows, few = (Rows(x), Rows(asked, keep)) if packed else (None, None)
+    hidden = lambda x: take_channels(x.view(tokens.shape), masks.hidden)[0]
+    if packed: x = rows.pack(x)
+    for i, layer in enumerate(layers[:-1]):
+        x = layer(x, Starts(rows.starts, rows.starts) if packed else None)
+        if i >= len(layers) - config.average_layers: outputs.append(hidden(x))
+    asked = hidden(x)
+    outputs.append(few.unpack(layers[-1](x, Starts(few.starts, rows.starts), few.pack(asked))) if packed else layers[-1](x, None, asked))
+    target = torch.stack(outputs).mean(0)
+    return nn.functional.layer_norm(target, target.shape[-1:]) if config.target_norm == "layer" else target

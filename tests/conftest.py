@@ -1,31 +1,11 @@
 """What every test needs: braindecode that imports, MNE settings that are not the user's, real recordings where there are any."""
 import os
-import sys
-import types
 from pathlib import Path
 
 import pytest
+import torchaudio_stub  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-class _Stub(types.ModuleType):
-    "A module in which every public name is some class."
-    def __getattr__(self, name):
-        if name.startswith("__"): raise AttributeError(name)
-        return type(name, (), {})
-
-
-def stub_torchaudio():
-    "braindecode imports torchaudio, whose builds for a GPU do not load beside a torch for the CPU. S-JEPA needs none of it."
-    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"): sys.modules[name] = _Stub(name)
-    for name in ("functional", "transforms"): setattr(sys.modules["torchaudio"], name, sys.modules[f"torchaudio.{name}"])
-
-
-try: import torchaudio  # noqa: F401
-except Exception:  # absent, or `OSError` from a library that does not load
-    stub_torchaudio()
-
 REAL = os.environ.get("MNE_DATA")
 
 

@@ -58,15 +58,24 @@ def batch_is_its_examples(model, batch):
 
 
 def test_padding_is_not_attended_to(model, batch, monkeypatch):
+    monkeypatch.setattr(contextual_encoder.Attention, "fast", False)
     batch_is_its_examples(model, batch)
     forward = contextual_encoder.Attention.forward
     monkeypatch.setattr(contextual_encoder.Attention, "forward", lambda self, x, memory=None, keep=None: forward(self, x, memory, None))
     fails(batch_is_its_examples, model, batch)
 
 
+def test_padding_is_not_packed(model, batch, monkeypatch):
+    batch_is_its_examples(model, batch)
+    pack = contextual_encoder.Rows.__init__
+    monkeypatch.setattr(contextual_encoder.Rows, "__init__", lambda self, x, keep=None: pack(self, x, None))
+    fails(batch_is_its_examples, model, batch)
+
+
 @pytest.mark.parametrize("kind", ["context", "questions"])
 def test_padding_is_masked_on_both_sides(model, batch, monkeypatch, kind):
     "The mask over the context alone, or over the questions alone, is not enough."
+    monkeypatch.setattr(contextual_encoder.Attention, "fast", False)
     forward = predictor.DecoderLayer.forward
     monkeypatch.setattr(predictor.DecoderLayer, "forward", lambda self, x, memory, keep=None, memory_keep=None:
                         forward(self, x, memory, None if kind == "questions" else keep, None if kind == "context" else memory_keep))

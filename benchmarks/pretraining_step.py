@@ -1,0 +1,164 @@
+"""How long does a pre-training step take, and how much memory, beside the peer's? The peer: braindecode's `SignalJEPA` modules put together into the same step.
+
+    python benchmarks/pretraining_step.py                       # the three settings of the cost page
+    python benchmarks/pretraining_step.py --samples 536 --batch 32 --rounds 3
+
+Every contender runs in a process of its own, in turn, round after round, on the same batch with the same mask; only ratios within a round are compared, since
+another process on the machine slows them all. Rows go to results/pretraining_step.csv (--out).
+"""
+import argparse
+import copy
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import l1_loss, layer_norm
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))
+RESULTS = ROOT / "results" / "pretraining_step.csv"
+CONTENDERS = ("sjepa_nb", "sjepa_nb float32", "peer dropout 0", "peer")
+SETTINGS = ((152, 32), (536, 32), (2072, 8), (2072, 32))  # samples, batch
+
+
+def batch_and_mask(samples, batch):
+    "Windows of noise in microvolts, and the 9 channels around C3's neighbour that every example hides."
+    from sjepa_nb.masking import SphereMask
+    from sjepa_nb.montage import lee2019_montage
+    montage = lee2019_montage()
+    table = SphereMask(montage, .6).table
+    hidden = table[int((table.sum(1) == 9).nonzero()[0])]
+    return montage, torch.randn(batch, 62, samples, generator=torch.Generator().manual_seed(0)) * 10, hidden
+
+
+def peer(samples, batch, dropout, device):
+    "The step made of braindecode's modules: a function that takes one step and returns the loss."
+    import torchaudio_stub  # noqa: F401
+    from braindecode.models import SignalJEPA
+    montage, x, hidden = batch_and_mask(samples, batch)
+    torch.manual_seed(0)
+    model = SignalJEPA(chs_info=[dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(montage.names, montage.positions)], n_times=samples, sfreq=128).to(device).train()
+    if dropout == 0:
+        for m in model.modules():
+            if isinstance(m, torch.nn.Dropout): m.p = 0.
+            if isinstance(m, torch.nn.MultiheadAttention): m.dropout = 0.
+    teacher = copy.deepcopy(model.transformer.encoder).requires_grad_(False).eval()
+    mask_token = torch.nn.Parameter(torch.randn(64, device=device) * .02)
+    optimiser = torch.optim.AdamW([*model.parameters(), mask_token], lr=2e-4, betas=(.9, .98), weight_decay=.01)
+    n = (samples - 152) // 128 + 1
+    x, ask = x.to(device), hidden.repeat_interleave(n).to(device)
+
+    def step():
+        tokens = model.feature_encoder(x)
+        code = model.pos_encoder(tokens)
+        context = model.transformer.encoder((tokens + code)[:, ~ask])
+        predicted = model.transformer.decoder(mask_token + code[:, ask].expand(len(x), -1, -1), context)
+        with torch.no_grad():
+            layers, h = [], (tokens + code).detach()
+            for layer in teacher.layers: layers.append(h := layer(h))
+            target = layer_norm(torch.stack(layers[-4:]).mean(0), (64,))[:, ask]
+        loss = l1_loss(predicted, target)
+        optimiser.zero_grad(set_to_none=True); loss.backward()
+        torch.nn.utils.clip_grad_norm_([*model.parameters(), mask_token], 1.)
+        optimiser.step()
+        with torch.no_grad(): torch._foreach_lerp_(list(teacher.parameters()), list(model.transformer.encoder.parameters()), .001)
+        return float(loss.detach())
+    return step
+
+
+def ours(samples, batch, precision, device):
+    "The step that `Pretraining` takes."
+    from sjepa_nb.masking import Masks
+    from sjepa_nb.predictor import SJEPA
+    from sjepa_nb.pretraining import TrainingConfig, keep_memory, make_optimiser, set_precision, train_step
+    keep_memory()
+    montage, x, hidden = batch_and_mask(samples, batch)
+    torch.manual_seed(0)
+    model, config, row = SJEPA(montage).train(), TrainingConfig(), torch.arange(batch)
+    set_precision(model, precision, device)
+    model.to(device)
+    optimiser, hidden = make_optimiser(model, config), hidden.expand(batch, -1)
+    x, masks, channels, count = x.to(device), Masks(~hidden, row, hidden, row).to(device), torch.arange(62, device=device), iter(range(10**6))
+    return lambda: train_step(model, optimiser, x, masks, channels, next(count), 10**6, config)[0]
+
+
+def run(name, samples, batch, seconds, threads, device):
+    "One contender, in this process: print what it took as JSON."
+    torch.set_num_threads(threads)
+    step = peer(samples, batch, None if name == "peer" else 0, device) if name.startswith("peer") else ours(samples, batch, "float32" if "float32" in name else "auto", device)
+    sync = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(2): step()
+    sync(); took, begun = [], time.perf_counter()
+    while len(took) < 2 or time.perf_counter() - begun < seconds:
+        t = time.perf_counter(); loss = step(); sync(); took.append(time.perf_counter() - t)
+    from sjepa_nb.pretraining import memory_gb
+    memory = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else memory_gb()
+    print(json.dumps(dict(seconds=float(np.median(took)), steps=len(took), memory_gb=memory, loss=loss)))
+
+
+def matrix_rate(dtype, threads, device, n=2048):
+    "Floating-point operations a second of square matrix products, in units of 1e9: the best of several stretches."
+    torch.set_num_threads(threads)
+    n = 8192 if device == "cuda" else n
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    sync, best = torch.cuda.synchronize if device == "cuda" else lambda: None, 0.
+    for _ in range(6):
+        a @ b; sync(); t = time.perf_counter()
+        for _ in range(8): a @ b
+        sync(); best = max(best, 8 * 2 * n**3 / (time.perf_counter() - t) / 1e9)
+    return best
+
+
+def operations(samples, hidden=9, channels=62):
+    "Floating-point operations of an example in units of 1e9, as the plain step counts them: matrix products of student (forward and twice that backward), teacher over all tokens, predictor. Without convolutions."
+    n = (samples - 152) // 128 + 1
+    everything, seen, asked = channels * n, (channels - hidden) * n, hidden * n
+    dense, attention = lambda tokens: tokens * 2 * (4 * 64 * 64 + 2 * 64 * 2048), lambda queries, keys: 4 * queries * keys * 64
+    teacher = 8 * (dense(everything) + attention(everything, everything))
+    student = 8 * (dense(seen) + attention(seen, seen))
+    predictor = 4 * (dense(asked) + asked * 2 * 2 * 64 * 64 + seen * 2 * 2 * 64 * 64 + attention(asked, asked) + attention(asked, seen))
+    return (teacher + 3 * (student + predictor)) / 1e9
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--samples", type=int); p.add_argument("--batch", type=int)
+    p.add_argument("--rounds", type=int, default=3); p.add_argument("--seconds", type=float, default=6., help="at least, of timed steps in a round")
+    p.add_argument("--threads", type=int, default=min(2, os.cpu_count())); p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--contenders", nargs="+", default=list(CONTENDERS)); p.add_argument("--out", type=Path, default=RESULTS)
+    p.add_argument("--child", help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.child: return run(a.child, a.samples, a.batch, a.seconds, a.threads, a.device)
+    settings = [(a.samples, a.batch)] if a.samples else SETTINGS
+    rows = []
+    for samples, batch in settings:
+        for r in range(a.rounds):
+            rate = {d: matrix_rate(getattr(torch, d), a.threads, a.device) for d in ("float32", "bfloat16")}
+            for name in a.contenders:
+                if name == "peer" and (samples, batch) == (2072, 32) and a.device == "cpu": continue  # needs more than 24 GB
+                command = [sys.executable, __file__, "--child", name, "--samples", samples, "--batch", batch, "--seconds", a.seconds, "--threads", a.threads, "--device", a.device]
+                done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+                if done.returncode: print(f"{name}, {samples} x {batch}: failed, {done.stderr.strip().splitlines()[-1:]}", flush=True); continue
+                got = json.loads(done.stdout.splitlines()[-1])
+                rows.append(dict(samples=samples, batch=batch, round=r, contender=name, **got, examples_s=batch / got["seconds"], gflops=batch * operations(samples) / got["seconds"], **{f"{k}_gflops": v for k, v in rate.items()}))
+                print(f"{samples:5} x {batch:2} round {r + 1}  {name:18} {batch / got['seconds']:8.2f} examples/s  {got['memory_gb']:5.2f} GB  {rows[-1]['gflops']:7.0f} GFLOP/s  loss {got['loss']:.4f}", flush=True)
+    table = pd.DataFrame(rows).assign(threads=a.threads, device=a.device if a.device == "cpu" else torch.cuda.get_device_name(), torch=torch.__version__, machine=platform.machine())
+    for (samples, batch), t in table.groupby(["samples", "batch"]):
+        wide = t.pivot(index="round", columns="contender", values="seconds")
+        print(f"\n{samples} samples x {batch}: {operations(samples):.1f} GFLOP an example; matrix products here: float32 {t.float32_gflops.median():.0f}, bfloat16 {t.bfloat16_gflops.median():.0f} GFLOP/s")
+        for name in [c for c in a.contenders if c in wide]:
+            mine, one = t[t.contender == name], [wide[name] / wide[o] for o in ("sjepa_nb",) if o in wide]
+            ratio = f"; sjepa_nb is {one[0].median():.2f} times as fast ({one[0].min():.2f} to {one[0].max():.2f})" if one and name != "sjepa_nb" else ""
+            print(f"  {name:18} {mine.examples_s.median():8.2f} examples/s, {mine.memory_gb.max():.2f} GB, {mine.gflops.median() / mine.float32_gflops.median():.0%} of the float32 and {mine.gflops.median() / mine.bfloat16_gflops.median():.0%} of the bfloat16 rate{ratio}")
+    a.out.parent.mkdir(exist_ok=True)
+    table.round(5).to_csv(a.out, index=False)
+
+
+if __name__ == "__main__": main()
