@@ -9,6 +9,7 @@ __all__ = ['DEFAULTS', 'LOCAL', 'sjepa_pretrain', 'sjepa_demo']
 import argparse
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -21,10 +22,11 @@ import matplotlib.pyplot as plt
 import mne
 import pandas as pd
 import torch
+from torch import distributed
 
 from .data import Preprocessing, build_store, file_sources, moabb_sources, split_by_subject, window_samples
 from .predictor import SJEPAConfig, write_whole
-from .pretraining import Pretraining, TrainingConfig, TrainingError, plot_pretraining
+from .pretraining import Pretraining, TrainingConfig, TrainingError, World, plot_pretraining
 from .simulation import simulated_datasets
 
 # %% ../nbs/13_command_line.ipynb #a4ca9ca9
@@ -82,6 +84,8 @@ def _training_options(p):
     g.add_argument("--seed", type=int, metavar="N", help=f"(default: {c.seed})")
     g.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="of the feed-forward networks (default: auto, what the machine is fast at)")
     g.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
+    g.add_argument("--workers", type=int, metavar="N", help="processes that read batches ahead (default: 1 beside a CPU, up to 4 beside a GPU, 0 where processes cannot be copied)")
+    g.add_argument("--profile", type=int, metavar="N", help="write a PyTorch trace of N steps to trace.json, for chrome://tracing or Perfetto")
     g.add_argument("--checkpoint-minutes", type=float, metavar="M", help="between checkpoints within an epoch (default: 5)")
 
 # %% ../nbs/13_command_line.ipynb #9ae7fcfa
@@ -94,8 +98,8 @@ def _run_options(p, out):
 DEFAULTS = dict(dataset=[], subjects=None, recordings=[], subject_regex=None, valid_subjects=None, valid_share=.15, test_subjects=(), reference="average", scale="raise", drop_unplaced=False,
                 length=4., interval=16.9, store=None, jobs=1, mask=TrainingConfig.radius, mask_strategy="sphere", dropout=SJEPAConfig.dropout, target_norm=SJEPAConfig.target_norm,
                 epochs=TrainingConfig.epochs, patience=TrainingConfig.patience, batch_size=TrainingConfig.batch_size, learning_rate=TrainingConfig.learning_rate, seed=0, precision="auto",
-                device=None, checkpoint_minutes=5., out="sjepa_run", quiet=False, debug=False, resume=False)
-LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "checkpoint_minutes")  # may differ when a run is resumed
+                device=None, workers=None, profile=0, checkpoint_minutes=5., out="sjepa_run", quiet=False, debug=False, resume=False)
+LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "workers", "profile", "checkpoint_minutes")  # may differ when a run is resumed
 
 # %% ../nbs/13_command_line.ipynb #f45ea454
 def _sources(o):
@@ -124,6 +128,8 @@ def _check(o):
     try: re.compile(o["subject_regex"] or "")
     except re.error as e: raise ValueError(f"--subject-regex {o['subject_regex']!r} is not a regular expression: {e}") from None
     window_samples(o["length"])
+    for name in ("workers", "profile"):
+        if (o[name] or 0) < 0: raise ValueError(f"--{name} is 0 or more, not {o[name]}")
     try: device = torch.device(o["device"] or "cpu")
     except RuntimeError: raise ValueError(f"--device {o['device']!r} is not a device: cpu, cuda, cuda:1, …") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count(): raise ValueError(f"no CUDA device {o['device']}: {torch.cuda.device_count()} found; use --device cpu")
@@ -137,17 +143,19 @@ def _configs(o):
 def _train(o):
     "The whole of `sjepa_pretrain`, for complete options."
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="mne"); mne.set_log_level("ERROR")
-    configs = _configs(o)
+    configs, world = _configs(o), World(o["device"] or ("cuda" if torch.cuda.is_available() else "cpu"))
+    say, o = print if world.first else lambda *a, **k: None, o | dict(quiet=o["quiet"] or not world.first)
     store = _store(o, _sources(o))
-    print(store.describe(), flush=True)
+    say(store.describe(), flush=True)
     valid = o["valid_subjects"] if o["valid_subjects"] is not None else float(o["valid_share"])
     split = split_by_subject(store.index, valid, o["test_subjects"], seed=o["seed"])
     again = o["resume"] and any(Path(o["out"]).glob("checkpoint*.pt"))
-    run = Pretraining(store, split, o["out"], *configs, resume=again, device=o["device"], progress=not o["quiet"])
-    print(f"{len(split['train'])} windows to train on, {len(split['valid'])} to validate; {sum(p.numel() for p in run.model.parameters() if p.requires_grad):,} parameters on {run.device}, {run.precision} feed-forward"
-          + (f"; resumed after {run.step} steps" if again else ""), flush=True)
+    run = Pretraining(store, split, o["out"], *configs, resume=again, device=o["device"], progress=not o["quiet"], workers=o["workers"], trace=o["profile"])
+    say(f"{len(split['train'])} windows to train on, {len(split['valid'])} to validate; {sum(p.numel() for p in run.model.parameters() if p.requires_grad):,} parameters on {run.device}, {run.precision} feed-forward" + (f", {world.size} processes" if world.size > 1 else "")
+        + (f"; resumed after {run.step} steps" if again else ""), flush=True)
     run.run()
-    _summary(run)
+    if world.first: _summary(run)
+    if world.size > 1: distributed.destroy_process_group()
 
 # %% ../nbs/13_command_line.ipynb #73e0669d
 def _summary(run):
@@ -171,6 +179,7 @@ def _settle(given):
     "Complete the options: what was given, else what the resumed run was told, else the default. They are written down, and bind once there is a checkpoint."
     out = Path(given.get("out", DEFAULTS["out"])); told = out / "command.json"
     saved, begun = {}, any(out.glob("checkpoint*.pt"))
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) and told.is_file(): given["resume"] = True  # torchrun starts its processes again when one dies
     given |= {k: [str(Path(p).resolve()) for p in given[k]] if k == "recordings" else str(Path(given[k]).resolve()) for k in ("recordings", "store") if given.get(k)}  # good from any folder
     if given.get("resume"):
         if not told.is_file(): raise ValueError(f"no run to resume in {out}")
@@ -197,6 +206,7 @@ def sjepa_pretrain(
   sjepa_pretrain --dataset PhysionetMI --subjects 1 2 3 4 5 6 --valid-subjects 5 6 --length 16 --mask 0.6 --out run16
   sjepa_pretrain --recordings data/*.edf more/*.fif --scale implausible --out mine
   sjepa_pretrain --resume --out run16
+  torchrun --nproc-per-node 4 --max-restarts 3 --no-python sjepa_pretrain --dataset Lee2019_MI --out big
 
 A run is a folder: model.safetensors (best weights), epochs.csv and steps.csv (losses), losses.png, run.json, checkpoints, windows.zarr.
 Ctrl-C or SIGTERM saves and leaves. Exit codes: 0 done, 2 something to mend, 3 training stopped, 130 interrupted.""")

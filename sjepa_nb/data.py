@@ -608,11 +608,13 @@ def _build(path, plan, sources, prep, n_jobs, progress):
 # %% ../nbs/01_data.ipynb #c078953b
 class WindowStore:
     "Windows on disk, made by `build_store`. `store[i]` is `(float32 (channels, samples) in µV, montage id)`; `index` has a row for each window."
-    def __init__(self, path):
-        self.path = Path(path)
-        if self.path.name.endswith(".partial"): raise ValueError(f"{path} is a build that was interrupted: run it again to complete it")
-        try: self.about = _json(self.path / "zarr.json")["attributes"]
-        except (OSError, ValueError, KeyError) as e: raise ValueError(f"{path} is not a window store" + ("" if self.path.exists() else ": no such folder")) from e
+    def __init__(self,
+        path,  # a folder, or a URL that fsspec opens: `s3://bucket/windows.zarr`, `https://…`
+    ):
+        self.path = str(path).rstrip("/") if "://" in str(path) else Path(path)
+        if str(path).endswith(".partial"): raise ValueError(f"{path} is a build that was interrupted: run it again to complete it")
+        try: self.about = _json(self.path / "zarr.json")["attributes"] if isinstance(self.path, Path) else dict(zarr.open_group(self.path, mode="r").attrs)
+        except (OSError, ValueError, KeyError) as e: raise ValueError(f"{path} is not a window store" + (": no such folder" if isinstance(self.path, Path) and not self.path.exists() else "")) from e
         if self.about.get("format") != FORMAT[0]: raise ValueError(f"{path} is not a window store")
         if self.about["version"] != FORMAT[1]: raise ValueError(f"{path} is a window store of version {self.about['version']}, and this package reads version {FORMAT[1]}: build it again")
         self.length, self.sfreq = self.about["length"], self.about["sfreq"]
@@ -643,7 +645,7 @@ def _index(runs):
 def _array(self: WindowStore, recording):
     "The array of one run, opened once in each process."
     key = os.getpid(), recording
-    if key not in self._arrays: self._arrays[key] = zarr.open_array(self.path / recording / "windows", mode="r")
+    if key not in self._arrays: self._arrays[key] = zarr.open_array(f"{self.path}/{recording}/windows", mode="r")
     return self._arrays[key]
 
 @patch
@@ -661,7 +663,7 @@ def _rows(self: WindowStore, recording, rows):
 def _damaged_chunks(path, recording, arrays, pid):
     "The chunk files of one run that cannot be read, by name."
     arrays.pop((pid, recording), None)
-    bad, files = [], path / recording / "windows"
+    bad, files = [], f"{path}/{recording}/windows"
     try: array = zarr.open_array(files, mode="r")
     except Exception: return [f"{recording}/windows/zarr.json"]
     for i in range(array.cdata_shape[0]):

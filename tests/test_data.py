@@ -442,6 +442,17 @@ def test_resuming_keeps_what_is_whole(tmp_path):
     assert len(WindowStore(tmp_path / "other")) == 4 * 10
 
 
+def test_a_store_behind_a_url(whole):
+    "What fsspec opens (an object store, a web server) is read like a folder; here, memory."
+    import fsspec
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{whole}/", "/bucket/windows.zarr", recursive=True)
+    here, there = WindowStore(whole), WindowStore("memory://bucket/windows.zarr")
+    np.testing.assert_array_equal(there.read([0, len(here) - 1]), here.read([0, len(here) - 1]))
+    assert there.describe() == here.describe() and there.verify() == []
+    with pytest.raises(ValueError, match="memory://bucket/nothing is not a window store"): WindowStore("memory://bucket/nothing")
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_damaged_chunk_is_found(whole, tmp_path, harm):
     path = tmp_path / "store"

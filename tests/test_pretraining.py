@@ -177,9 +177,44 @@ def test_nan_stops_with_the_last_good_state(begin, tmp_path, monkeypatch):
 
 def test_collapse_stops_the_run(begin, monkeypatch):
     "Targets that are the same for every window: the run stops after its first epoch and says what to change."
-    targets = pretraining.SJEPA.targets
-    monkeypatch.setattr(pretraining.SJEPA, "targets", lambda self, tokens: targets(self, torch.zeros_like(tokens) + self.position.spatial.mean()))
+    targets = pretraining.SJEPA.hidden_targets
+    monkeypatch.setattr(pretraining.SJEPA, "hidden_targets", lambda self, tokens, masks: targets(self, torch.zeros_like(tokens) + self.position.spatial.mean(), masks))
     with pytest.raises(CollapseError, match="collapsed.*Lower the learning rate"): begin().run()
+
+
+def test_reading_ahead_changes_nothing(begin, tmp_path):
+    a, b = begin("a", workers=0), begin("b", workers=2)
+    a.run(); b.run()
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert pd.read_csv(tmp_path / "b" / "epochs.csv").waiting.between(0, 1).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="readers are copies of the process on Linux alone")
+def test_readers_go_when_the_training_is_killed(begin, tmp_path):
+    "SIGKILL to the training process: its reader goes too, and holds no lock."
+    program = f"""
+import os, sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from sjepa_nb.data import WindowStore, split_by_subject
+from sjepa_nb.pretraining import Pretraining, batch_loader
+from test_pretraining import CONFIG, SMALL
+store = WindowStore({str(begin("other").store.path)!r})
+run = Pretraining(store, split_by_subject(store.index, valid=[3]), {str(tmp_path / "run")!r}, CONFIG, SMALL, progress=False)
+loader = iter(batch_loader(store, [run.split["train"][:4]] * 50, workers=1, lock=run.lock)); next(loader)
+print(loader._workers[0].pid, flush=True); time.sleep(60)"""
+    p = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    reader = int(p.stdout.readline())
+    p.kill(); p.wait()
+    for _ in range(50):
+        if not Path(f"/proc/{reader}").exists() or Path(f"/proc/{reader}/stat").read_text().split()[2] == "Z": break
+        time.sleep(.1)
+    else: raise AssertionError("the reader lives on")
+    begin("run")
+
+
+def test_a_trace(begin, tmp_path):
+    begin(trace=2).run()
+    events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
+    assert any("PackedAttention" in e.get("name", "") or "scaled_dot_product" in e.get("name", "") for e in events)
 
 
 def test_a_full_disk(undisturbed, tmp_path):
@@ -230,13 +265,14 @@ def test_too_short(tmp_path, capsys):
     assert "152 samples" in capsys.readouterr().err
 
 
-def test_a_vanished_store(begin, store, tmp_path):
-    "The store goes away in mid-run: an error, and the run can be resumed when it is back."
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_vanished_store(begin, store, tmp_path, workers):
+    "The store goes away in mid-run: an error of one line, and the run can be resumed when it is back."
     shutil.copytree(store.path, tmp_path / "copy")
-    run = Pretraining(WindowStore(tmp_path / "copy"), split_by_subject(store.index, valid=[3]), tmp_path / "run", CONFIG, SMALL, progress=False)
+    run = Pretraining(WindowStore(tmp_path / "copy"), split_by_subject(store.index, valid=[3]), tmp_path / "run", CONFIG, SMALL, progress=False, workers=workers)
     run._epoch({"by": None}); run._close_epoch()
     shutil.move(tmp_path / "copy", tmp_path / "away")
-    with pytest.raises((ValueError, OSError)): run.run()
+    with pytest.raises(TrainingError, match="^step .*: the windows cannot be read .*damaged store.* kept: mend it, and resume$"): run.run()
     begin("whole").run(); begin("run", resume=True).run()
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 

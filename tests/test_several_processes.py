@@ -1,0 +1,111 @@
+"""`torchrun` with two processes on gloo: the same curve as one process, nothing repeated or left out, one writer, a killed worker."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sjepa_nb.masking import FixedBudgetMask, SphereMask
+from sjepa_nb.montage import lee2019_montage
+from sjepa_nb.predictor import SJEPA
+from sjepa_nb.pretraining import share_of
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32" or not torch.distributed.is_gloo_available(), reason="needs gloo and torchrun")
+
+OPTIONS = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects", "2", "--length", "1", "--interval", "25", "--batch-size", "6", "--epochs", "2",
+           "--precision", "float32", "--checkpoint-minutes", "0.001"]
+
+
+def start(processes, *options):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    program = "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--max-restarts", "2", "--monitor-interval", "0.2", "--standalone", "--no-python"]
+    return subprocess.Popen([*(torchrun if processes > 1 else []), sys.executable, "-c", program, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
+
+
+def end(p, seconds=300):
+    "Exit code and all that was said; what hangs is ended, and fails."
+    try: said, _ = p.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL); raise
+    return p.returncode, said
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    out = tmp_path_factory.mktemp("one") / "run"
+    p = start(1, *OPTIONS, "--out", out, "--quiet"); code, said = end(p)
+    assert code == 0, said
+    return out
+
+
+def assert_same_curve(a, b):
+    "Rounding apart, the losses of every step and the whole of every epoch."
+    for table, columns in (("steps.csv", ["step", "epoch", "loss", "gradient"]), ("epochs.csv", ["step", "epoch", "train_loss", "loss", "trivial", "positional", "spread", "rank"])):
+        pd.testing.assert_frame_equal(*(pd.read_csv(Path(f) / table)[columns] for f in (a, b)), rtol=2e-3)
+    a, b = (SJEPA.load(Path(f) / "model.safetensors").state_dict() for f in (a, b))
+    for k in a: torch.testing.assert_close(a[k], b[k], atol=1e-3, rtol=0)
+
+
+def test_two_processes_have_the_curve_of_one(one, tmp_path):
+    p = start(2, *OPTIONS, "--out", tmp_path / "run"); code, said = end(p)
+    assert code == 0, said
+    assert_same_curve(one, tmp_path / "run")
+    assert said.count("windows to train on") == said.count("finished: 2 epochs") == 1 and "2 processes" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+
+
+def test_a_killed_worker_is_replaced(one, tmp_path):
+    "SIGKILL to the second process in the middle of the training: torchrun starts both again, and they go on from the last checkpoint."
+    out = tmp_path / "run"
+    p = start(2, *OPTIONS, "--out", out, "--quiet")
+    steps = lambda: len((out / "steps.csv").read_text().splitlines()) if (out / "steps.csv").exists() else 0
+    while p.poll() is None and steps() < 8: time.sleep(.02)
+    found = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()
+    worker = next(w for w in found if b"\0RANK=1\0" in b"\0" + Path(f"/proc/{w}/environ").read_bytes())
+    os.kill(int(worker), signal.SIGKILL)
+    code, said = end(p)
+    assert code == 0, said
+    assert_same_curve(one, out)
+
+
+def test_sigterm_to_torchrun(one, tmp_path):
+    "All leave at the same step, saved; one process then goes on with what two began."
+    out = tmp_path / "run"
+    p = start(2, *OPTIONS, "--out", out, "--quiet")
+    while p.poll() is None and not (out / "steps.csv").exists(): time.sleep(.05)
+    time.sleep(.5); p.send_signal(signal.SIGTERM)
+    code, said = end(p)
+    assert code != 0 and json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    p = start(1, "--resume", "--out", out, "--quiet"); code, said = end(p)
+    assert code == 0, said
+    assert_same_curve(one, out)
+
+
+@pytest.mark.parametrize("kind", [SphereMask, FixedBudgetMask])
+@pytest.mark.parametrize("size", [2, 3])
+def test_shares_are_the_whole(kind, size):
+    "Each example's contexts and targets go to one process, and still belong to each other."
+    masks = kind(lee2019_montage(), .6)(7, torch.Generator().manual_seed(0))
+    whole = {(int(masks.example[c]), masks.visible[c].numpy().tobytes(), h.numpy().tobytes()) for c, h in zip(masks.context, masks.hidden)}
+    seen, n = set(), 0
+    for rank in range(size):
+        examples = torch.arange(7)[rank::size]
+        part = share_of(masks, examples)
+        n += len(part.hidden)
+        seen |= {(int(examples[part.example[c]]), part.visible[c].numpy().tobytes(), h.numpy().tobytes()) for c, h in zip(part.context, part.hidden)}
+    assert seen == whole and n == len(masks.hidden)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+def test_every_window_goes_to_one_process(size):
+    from sjepa_nb.pretraining import epoch_batches
+    batches = epoch_batches(np.array([0] * 70 + [1] * 25), np.arange(95), 32, seed=[0, 3])
+    rows = np.concatenate([b[rank::size] for rank in range(size) for b in batches])
+    assert sorted(rows) == list(range(95))
