@@ -177,7 +177,7 @@ if njit:
     def add(o, p, v): return (o[0] + p * v[0], o[1] + p * v[1], o[2] + p * v[2], o[3] + p * v[3], o[4] + p * v[4], o[5] + p * v[5], o[6] + p * v[6], o[7] + p * v[7])
 
     @inlined
-    def column(x, j): return (x[0][j], x[1][j], x[2][j], x[3][j], x[4][j], x[5][j], x[6][j], x[7][j])
+    def column(x, j): return (x[0, j], x[1, j], x[2, j], x[3, j], x[4, j], x[5, j], x[6, j], x[7, j])
 
     @compiled
     def turned(x, first, last, at, scale):
@@ -185,13 +185,13 @@ if njit:
         t = np.empty((8, last - first), np.float32)
         for i in range(last - first):
             for d in range(8): t[d, i] = x[first + i, at + d] * scale
-        return (t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7])
+        return t
 
     @compiled
     def look(q, m, K, V):
         "Weights `2 ** (q·k - m)`: their sum, and the sum of the values weighted by them."
         z, o = F(0), ZEROS
-        for j in range(K[0].size):
+        for j in range(K.shape[1]):
             p = exp2(dot(q, column(K, j)) - m)
             z += p
             o = add(o, p, column(V, j))
@@ -222,7 +222,7 @@ if njit:
     @compiled
     def back_to_query(q, l, g, total, K, V):
         o = ZEROS
-        for j in range(K[0].size):
+        for j in range(K.shape[1]):
             k = column(K, j)
             o = add(o, exp2(dot(q, k) - l) * (dot(g, column(V, j)) - total), k)
         return o
