@@ -112,7 +112,9 @@ class Batches(torch.utils.data.Dataset):
         check_microvolts(x)
         return np.asarray(x), int(self.montage[rows[0]])
 
-def as_it_is(batch): return batch  # arrays travel through a pipe: shared memory is small in many containers
+def as_it_is(batch):
+    "No conversion: arrays travel through a pipe, since shared memory is small in many containers."
+    return batch
 
 def batch_loader(store, batches, device="cpu",
     workers: int = 0,  # processes that read ahead; 0: read when asked

@@ -7,6 +7,7 @@ import mne
 import pytest
 
 import conftest
+import torchaudio_stub
 
 
 def test_the_users_mne_settings_are_out_of_reach(tmp_path_factory):
@@ -21,7 +22,7 @@ def test_braindecode_imports_beside_any_torch():
 
 def test_the_torchaudio_stub_gives_names_and_no_dunders(monkeypatch):
     for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"): monkeypatch.setitem(sys.modules, name, None)
-    conftest.stub_torchaudio()
+    torchaudio_stub.stub_torchaudio()
     from torchaudio.functional import fftconvolve, lfilter
     assert fftconvolve is not lfilter
     with pytest.raises(AttributeError): sys.modules["torchaudio"].__wrapped__

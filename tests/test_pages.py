@@ -29,7 +29,7 @@ def module_of(page):
     return next((m[1] for c in read(page)["cells"] if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M))), None)
 
 
-MODULES = {module_of(p): p for p in NUMBERED if module_of(p)}  # a page may also only show
+MODULES = {module_of(p): p for p in NUMBERED}
 each_module = pytest.mark.parametrize("module", MODULES)
 
 

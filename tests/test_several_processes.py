@@ -79,8 +79,8 @@ def test_sigterm_to_torchrun(one, tmp_path):
     "All leave at the same step, saved; one process then goes on with what two began."
     out = tmp_path / "run"
     p = start(2, *OPTIONS, "--out", out, "--quiet")
-    while p.poll() is None and not (out / "steps.csv").exists(): time.sleep(.05)
-    time.sleep(.5); p.send_signal(signal.SIGTERM)
+    while p.poll() is None and (not (out / "steps.csv").exists() or len((out / "steps.csv").read_text().splitlines()) < 4): time.sleep(.02)
+    p.send_signal(signal.SIGTERM)
     code, said = end(p)
     assert code != 0 and json.loads((out / "run.json").read_text())["status"] == "interrupted"
     p = start(1, "--resume", "--out", out, "--quiet"); code, said = end(p)
