@@ -122,7 +122,7 @@ def batch_loader(store, batches, device="cpu",
 ):
     "A loader of the given batches, in order."
     def alone(number):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)  # schedulers send it to every process
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: go when the training process goes, however it goes
         if (held := getattr(getattr(lock, "_context", None), "lock_file_fd", None)) is not None: os.close(held)
     cuda = str(device).startswith("cuda")
@@ -353,12 +353,12 @@ def load_checkpoint(folder: Path) -> dict:
 # %% ../nbs/08_pretraining.ipynb #dd910018
 @contextmanager
 def watch_signals():
-    "Within it, the first SIGINT or SIGTERM only sets `stop['by']`; a second one acts as usual."
+    "Within it, SIGTERM and the first SIGINT only set `stop['by']`; a second SIGINT acts as usual."
     stop = {"by": None}
     if threading.current_thread() is not threading.main_thread(): yield stop; return
     def note(number, frame):
         stop["by"] = signal.Signals(number).name
-        for s, handler in before.items(): signal.signal(s, handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # launchers send SIGTERM more than once
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try: yield stop
     finally:

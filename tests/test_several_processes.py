@@ -82,7 +82,7 @@ def test_sigterm_to_torchrun(one, tmp_path):
     while p.poll() is None and (not (out / "steps.csv").exists() or len((out / "steps.csv").read_text().splitlines()) < 4): time.sleep(.02)
     p.send_signal(signal.SIGTERM)
     code, said = end(p)
-    assert code != 0 and json.loads((out / "run.json").read_text())["status"] == "interrupted"
+    assert code != 0 and json.loads((out / "run.json").read_text())["status"] == "interrupted", said
     p = start(1, "--resume", "--out", out, "--quiet"); code, said = end(p)
     assert code == 0, said
     assert_same_curve(one, out)
