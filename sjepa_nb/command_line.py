@@ -85,7 +85,7 @@ def _training_options(p):
     g.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="of the feed-forward networks (default: auto, what the machine is fast at)")
     g.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
     g.add_argument("--workers", type=int, metavar="N", help="processes that read batches ahead (default: 1 beside a CPU, up to 4 beside a GPU, 0 where processes cannot be copied)")
-    g.add_argument("--profile", type=int, metavar="N", help="write a PyTorch trace of N steps to trace.json, for chrome://tracing or Perfetto")
+    g.add_argument("--profile", type=int, metavar="N", help="write a PyTorch trace of N steps, from the sixth of the first epoch on, to trace.json, for chrome://tracing or Perfetto")
     g.add_argument("--checkpoint-minutes", type=float, metavar="M", help="between checkpoints within an epoch (default: 5)")
 
 # %% ../nbs/13_command_line.ipynb #9ae7fcfa

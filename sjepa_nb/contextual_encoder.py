@@ -268,7 +268,7 @@ def share_out(
     if team is None:
         if (os.getpid(), n) not in pools: pools.clear(); pools[os.getpid(), n] = ThreadPoolExecutor(n)
         return list(pools[os.getpid(), n].map(lambda i: work(i, n), range(n)))
-    parts, wrong, done = iter(range(n)), [], []
+    parts, wrong = iter(range(n)), []
     def one(_):
         for i in parts:  # also when the system grants fewer threads than asked for
             try: work(i, n)

@@ -129,11 +129,16 @@ def targets(self: SJEPA,
     tokens,  # (batch, channels, tokens, 64) with their position
 ):  # (batch, channels, tokens, 64)
     "What the target encoder says of every token: the mean of its last layers. Without gradient."
-    layers = self.target_encoder.eval()(tokens.flatten(1, 2), every_layer=True)[-self.config.average_layers:]
-    target = torch.stack(layers).mean(0)
-    if self.config.target_norm == "layer": target = nn.functional.layer_norm(target, target.shape[-1:])
-    if self.config.target_norm == "instance": target = nn.functional.instance_norm(target.transpose(1, 2)).transpose(1, 2)
-    return target.unflatten(1, tokens.shape[1:3])
+    return self.mean_target(self.target_encoder.eval()(tokens.flatten(1, 2), every_layer=True)).unflatten(1, tokens.shape[1:3])
+
+@patch
+def mean_target(self: SJEPA,
+    layers,  # outputs `(batch, tokens, 64)` of the target encoder's layers
+):  # (batch, tokens, 64)
+    "The mean of the last layers, normalised."
+    target, norm = torch.stack(layers[-self.config.average_layers:]).mean(0), self.config.target_norm
+    if norm == "layer": return nn.functional.layer_norm(target, target.shape[-1:])
+    return nn.functional.instance_norm(target.transpose(1, 2)).transpose(1, 2) if norm == "instance" else target
 
 @patch
 def hidden_targets(self: SJEPA,
@@ -241,5 +246,4 @@ def hidden_targets(self: SJEPA, tokens, masks):
         if i >= len(layers) - config.average_layers: outputs.append(hidden(x))
     asked = hidden(x)
     outputs.append(few.unpack(layers[-1](x, Starts(few.starts, rows.starts), few.pack(asked))) if packed else layers[-1](x, None, asked))
-    target = torch.stack(outputs).mean(0)
-    return nn.functional.layer_norm(target, target.shape[-1:]) if config.target_norm == "layer" else target
+    return self.mean_target(outputs)

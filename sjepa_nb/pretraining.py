@@ -152,6 +152,10 @@ class World:
         "Whether this process is the one that writes."
         return self.rank == 0
 
+    def part(self, items):
+        "This process's share of a list or an array."
+        return items[self.rank::self.size]
+
     def wait(self):
         "Until all processes are here."
         if self.size > 1: distributed.barrier()
@@ -225,7 +229,7 @@ def validate(
     model.eval()
     world, maskers = world or World(), montage_masks(model, store, config)
     batches = epoch_batches(store.index["montage"], rows, config.batch_size)
-    numbers = range(len(batches))[world.rank::world.size]
+    numbers = world.part(range(len(batches)))
     error = count = 0; targets, target_at, contexts, context_at = [], [], [], []
     for number, (x, m) in zip(numbers, batch_loader(store, [batches[i] for i in numbers], device, workers)):
         draw, channels = maskers[m]
@@ -461,7 +465,7 @@ def _epoch(self: Pretraining, stop):
     "The rest of the present epoch; False when a signal ended it early."
     config, world, epoch, start = self.config, self.world, self.epoch, self.step % self.batches_per_epoch
     batches = epoch_batches(self.store.index["montage"], self.split["train"], config.batch_size, seed=[config.seed, epoch])
-    mine = [b[world.rank::world.size] if len(b) > world.rank else b[:1] for b in batches]  # a small batch may leave none for a process: it then takes one with a share of 0
+    mine = [world.part(b) if len(b) > world.rank else b[:1] for b in batches]  # a small batch may leave none for a process: it then takes one with a share of 0
     if world.size > 1: torch.manual_seed(hash((config.seed, epoch, start, world.rank)) % 2**63)  # dropout
     loader = iter(batch_loader(self.store, mine[start:], self.device, self.workers, getattr(self, "lock", None)))
     bar = tqdm(batches[start:], initial=start, total=len(batches), desc=f"epoch {epoch + 1}/{config.epochs}", unit="batch", leave=False, disable=not self.progress)
@@ -474,7 +478,7 @@ def _epoch(self: Pretraining, stop):
             self.waited += time.monotonic() - began
             draw, channels = self.maskers[m]
             masks = draw(len(rows), torch.Generator().manual_seed(config.seed * 1_000_003 + self.step))
-            hidden, examples = masks.hidden.sum(), torch.arange(len(rows))[world.rank::world.size]
+            hidden, examples = masks.hidden.sum(), world.part(torch.arange(len(rows)))
             if world.size > 1: masks = share_of(masks, examples if len(examples) else torch.zeros(1, dtype=torch.long))
             share = float(masks.hidden.sum() / hidden) * world.size if len(examples) else 0.
             loss, norm = train_step(self.trained, self.optimiser, torch.as_tensor(x).to(self.device, non_blocking=True), masks.to(self.device), channels.to(self.device), self.step, self.steps, config, share)
@@ -574,6 +578,6 @@ def plot_pretraining(
         axes[2].plot(epochs.step, epochs.spread, color=colour, label=f"{name}: spread")
         axes[2].plot(epochs.step, epochs["rank"] / 64, color=colour, ls=":", label=f"{name}: rank / 64")
     axes[1].axhline(1, color="k", lw=.7)
-    axes[0].set(xlabel="step", ylabel="L1 loss"); axes[1].set(xlabel="step", ylabel="validation loss, as a share\nof a blind predictor's"); axes[2].set(xlabel="step", ylabel="share"); axes[2].set_ylim(0)
+    axes[0].set(xlabel="step", ylabel="L1 loss"); axes[1].set(xlabel="step", ylabel="validation loss, as a share\nof a blind predictor's"); axes[2].set(xlabel="step", ylabel="share"); axes[2].set_ylim(0, 1.05)
     for ax in axes: ax.legend(fontsize=6.5, frameon=False)
     return fig

@@ -15,7 +15,7 @@ import torch
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.predictor import SJEPA
-from sjepa_nb.pretraining import share_of
+from sjepa_nb.pretraining import World, epoch_batches, share_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or not torch.distributed.is_gloo_available(), reason="needs gloo and torchrun")
 
@@ -105,7 +105,8 @@ def test_shares_are_the_whole(kind, size):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
 def test_every_window_goes_to_one_process(size):
-    from sjepa_nb.pretraining import epoch_batches
-    batches = epoch_batches(np.array([0] * 70 + [1] * 25), np.arange(95), 32, seed=[0, 3])
-    rows = np.concatenate([b[rank::size] for rank in range(size) for b in batches])
+    batches, rows = epoch_batches(np.array([0] * 70 + [1] * 25), np.arange(95), 32, seed=[0, 3]), []
+    for rank in range(size):
+        world = World(); world.rank, world.size = rank, size
+        rows += [r for b in batches for r in world.part(b)]
     assert sorted(rows) == list(range(95))
