@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', 'momentum', 'epoch_batches', 'Batches', 'as_it_is',
-           'batch_loader', 'default_workers', 'World', 'share_of', 'centre_by', 'rankme', 'token_places', 'existing',
-           'validate', 'montage_masks', 'TrainingError', 'CollapseError', 'check_collapse', 'make_optimiser',
-           'keep_memory', 'set_precision', 'train_step', 'Table', 'save_checkpoint', 'load_checkpoint', 'watch_signals',
-           'Pretraining', 'memory_gb', 'plot_pretraining']
+           'until_told', 'batch_loader', 'default_workers', 'World', 'share_of', 'centre_by', 'rankme', 'token_places',
+           'existing', 'validate', 'montage_masks', 'TrainingError', 'CollapseError', 'check_collapse',
+           'make_optimiser', 'keep_memory', 'set_precision', 'train_step', 'Table', 'save_checkpoint',
+           'load_checkpoint', 'watch_signals', 'Pretraining', 'memory_gb', 'plot_pretraining']
 
 # %% ../nbs/08_pretraining.ipynb #032f7eca
 import ctypes
@@ -116,13 +116,19 @@ def as_it_is(batch):
     "No conversion: arrays travel through a pipe, since shared memory is small in many containers."
     return batch
 
+def until_told():
+    "In a reader: leave at the training process's SIGTERM (it ends so what reads for it), and at nobody else's."
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid(): pass
+    os._exit(0)
+
 def batch_loader(store, batches, device="cpu",
     workers: int = 0,  # processes that read ahead; 0: read when asked
     lock=None,  # held by this process, to be let go of by the readers
 ):
     "A loader of the given batches, in order."
     def alone(number):
-        for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)  # schedulers send it to every process
+        signal.signal(signal.SIGINT, signal.SIG_IGN); signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # schedulers send them to every process
+        threading.Thread(target=until_told, daemon=True).start()
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: go when the training process goes, however it goes
         if (held := getattr(getattr(lock, "_context", None), "lock_file_fd", None)) is not None: os.close(held)
     cuda = str(device).startswith("cuda")

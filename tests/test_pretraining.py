@@ -211,6 +211,17 @@ print(loader._workers[0].pid, flush=True); time.sleep(60)"""
     begin("run")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="readers are copies of the process on Linux alone")
+def test_a_process_that_still_holds_a_reader_can_end(begin):
+    program = f"""
+from sjepa_nb.data import WindowStore
+from sjepa_nb.pretraining import batch_loader
+store = WindowStore({str(begin("other").store.path)!r})
+loader = iter(batch_loader(store, [[0, 1]] * 50, workers=1)); next(loader)
+import builtins; builtins.held = loader"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_a_trace(begin, tmp_path):
     begin(trace=2).run()
     events = json.loads((tmp_path / "run" / "trace.json").read_text())["traceEvents"]
