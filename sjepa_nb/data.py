@@ -156,12 +156,12 @@ class Preprocessing:
     l_freq: float = .5  # Hz
     h_freq: float = 40.  # Hz
     sfreq: float = SFREQ  # Hz
-    scale: str = "raise"  # "raise" where the unit is implausible, standardise there ("implausible"), or "always"
+    scale: str = "raise"  # "raise" where the unit is implausible, standardise there ("implausible"), "always", or "keep" whatever it is
     on_missing: str = "raise"  # channels without a position: "raise" or "drop"
 
     def __post_init__(self):
         if self.reference not in ("average", None): raise ValueError(f'reference is "average" or None, not {self.reference!r}')
-        if self.scale not in ("raise", "implausible", "always"): raise ValueError(f'scale is "raise", "implausible" or "always", not {self.scale!r}')
+        if self.scale not in ("raise", "implausible", "always", "keep"): raise ValueError(f'scale is "raise", "implausible", "always" or "keep", not {self.scale!r}')
         if not 0 < self.l_freq < self.h_freq < self.sfreq / 2: raise ValueError(f"0 < l_freq < h_freq < sfreq / 2 does not hold: {self.l_freq}, {self.h_freq}, {self.sfreq} Hz")
 
 # %% ../nbs/01_data.ipynb #348d3fb4
@@ -229,7 +229,7 @@ def _filtered(clean, prep):
 def _calibrated(rec, prep):
     "`rec` as float32, its unit checked or its channels standardised."
     good, notes = ~rec.bad, rec.notes
-    if good.any():
+    if good.any() and prep.scale != "keep":
         trouble = _unit_trouble(float(np.median(rec.data[:, good].std(1))))
         if trouble and prep.scale == "raise": raise ValueError(trouble)
         if trouble or prep.scale == "always":
@@ -767,7 +767,7 @@ def make_paradigm(
     length: int | float | None = None,  # of a trial: samples, or seconds if a float; 536, 152, 536 samples when None
     prep: Preprocessing = Preprocessing(),
     n_classes: int | None = None,  # imagery with more than two classes
-    events: list | None = None,  # SSVEP: the frequencies; all of the dataset when None
+    events: list | None = None,  # the classes, of imagery or (frequencies) SSVEP
 ):  # a MOABB paradigm
     "MOABB's paradigm for a task, set to the band and rate of pre-training."
     from moabb.paradigms import P300, SSVEP, LeftRightImagery, MotorImagery
@@ -776,6 +776,7 @@ def make_paradigm(
     kw = dict(fmin=prep.l_freq, fmax=prep.h_freq, tmin=0., tmax=n / prep.sfreq, resample=prep.sfreq)
     if paradigm == "ERP": return P300(**kw)
     if paradigm == "SSVEP": return SSVEP(events=events, n_classes=events and len(events), **kw)
+    if events: return MotorImagery(events=list(events), n_classes=len(events), **kw)
     return LeftRightImagery(**kw) if n_classes in (None, 2) else MotorImagery(n_classes=n_classes, **kw)
 
 # %% ../nbs/01_data.ipynb #0e18515e
@@ -816,6 +817,7 @@ def _subject_trials(ds, paradigm, subject, prep):
 # %% ../nbs/01_data.ipynb #1a93be2e
 def _trial_units(x, meta, prep):
     "Check or standardise the unit of trials `x`, in place, by session and run."
+    if prep.scale == "keep": return x
     for where in meta.groupby(["session", "run"]).indices.values():
         run = np.concatenate(x[where], axis=1)
         trouble = _unit_trouble(float(np.median(run.std(1))))
@@ -833,10 +835,11 @@ def load_trials(
     length: int | float | None = None,  # of a trial: samples, or seconds if a float; 536, 152, 536 samples when None
     preprocessing: Preprocessing = Preprocessing(),
     n_classes: int | None = None,  # imagery with more than two classes, or SSVEP with fewer than all
+    events: list | None = None,  # the classes by name, e.g. ["hands", "feet"]; left and right hand, or all, when None
 ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, Montage]:  # X float32 (trials, channels, samples) µV; y labels; subject, session, run; montage
     "Labelled trials through MOABB's own paradigms."
     ds = find_dataset(dataset) if isinstance(dataset, str) else dataset
-    task = make_paradigm(paradigm, length, preprocessing, n_classes, list(ds.event_id)[:n_classes] if paradigm == "SSVEP" else None) if isinstance(paradigm, str) else paradigm
+    task = make_paradigm(paradigm, length, preprocessing, n_classes, list(events) if events else list(ds.event_id)[:n_classes] if paradigm == "SSVEP" else None) if isinstance(paradigm, str) else paradigm
     n = _length(PARADIGMS[paradigm] if length is None else length) if isinstance(paradigm, str) else None if length is None else _length(length)
     if not task.is_valid(ds): raise ValueError(f"{ds.code} has no trials for {paradigm if isinstance(paradigm, str) else type(task).__name__}: its paradigm is {ds.paradigm}, its events {', '.join(ds.event_id)}")
     known = {str(s): s for s in ds.subject_list}

@@ -4,10 +4,11 @@ import copy
 import pytest
 import torch
 
+from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.masking import SphereMask
 from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage
 from sjepa_nb.predictor import SJEPA, SJEPAConfig
-from sjepa_nb.weights import from_pretrained, load_braindecode, save_pretrained, to_braindecode
+from sjepa_nb.weights import braindecode_name, from_pretrained, load_braindecode, save_pretrained, to_braindecode
 
 SignalJEPA = pytest.importorskip("braindecode.models").SignalJEPA
 close = dict(atol=1e-5, rtol=0)
@@ -118,3 +119,53 @@ def test_hub_folder_both_ways(tmp_path, capsys):
     assert "tensors loaded; not in the file: predictor.mask_token" in capsys.readouterr().out
     torch.testing.assert_close(mine.encode(x), theirs(x.clone()), **close)
 
+
+
+# ---------------------------------------------------------------- the three heads
+
+THEIRS = {"contextual": "SignalJEPA_Contextual", "post-local": "SignalJEPA_PostLocal", "pre-local": "SignalJEPA_PreLocal"}
+
+
+def head_pair(head, names, samples, classes=3, virtual=4):
+    "A head of braindecode with random weights, and ours."
+    torch.manual_seed(1)
+    montage = lee2019_montage().select(names)
+    chs = [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(names, montage.positions)]
+    theirs = getattr(pytest.importorskip("braindecode.models"), THEIRS[head])(chs_info=chs, n_times=samples, sfreq=128, n_outputs=classes, n_spat_filters=virtual).eval()
+    return theirs, Downstream(head, classes, samples, len(names), montage, virtual_channels=virtual).eval()
+
+
+@pytest.mark.parametrize("names", [LEE2019_CHANNELS, SUBSET], ids=["62 channels", "subset"])
+@pytest.mark.parametrize("samples", [152, 536, 700])
+@pytest.mark.parametrize("head", HEADS)
+def test_heads(head, names, samples):
+    "Scores and gradients of the three heads, with weights copied from braindecode; and back."
+    theirs, ours = head_pair(head, names, samples)
+    report = load_braindecode(ours, theirs.state_dict())
+    assert not report.absent and all(k.startswith("transformer.decoder") for k in report.unused)
+    x, y = torch.randn(4, len(names), samples) * 10, torch.tensor([0, 1, 2, 0])
+    theirs.requires_grad_(True); ours.requires_grad_(True)
+    a, b = ours(x), theirs(x.clone())
+    torch.testing.assert_close(a, b, **close)
+    for scores in (a, b): torch.nn.functional.cross_entropy(scores, y).backward()
+    mine = dict(ours.named_parameters())
+    for name in ("spatial.weight", "linear.weight", "local_encoder.convs.0.weight"):
+        there = dict(theirs.named_parameters())[braindecode_name(name, head)]
+        torch.testing.assert_close(mine[name].grad, there.grad.reshape(mine[name].shape), atol=1e-4, rtol=1e-3)
+    state = to_braindecode(ours)
+    assert all(torch.equal(state[k], v) for k, v in theirs.state_dict().items() if k in state)
+    missing = theirs.load_state_dict(state, strict=False).missing_keys
+    assert all(k.startswith("transformer.decoder") for k in missing)
+
+
+@pytest.mark.parametrize("virtual", [1, 7])
+def test_heads_with_other_virtual_channels(virtual):
+    theirs, ours = head_pair("pre-local", SUBSET, 536, virtual=virtual)
+    load_braindecode(ours, theirs.state_dict())
+    x = torch.randn(2, len(SUBSET), 536)
+    torch.testing.assert_close(ours(x), theirs(x), **close)
+
+
+def test_a_head_of_another_width_is_refused():
+    theirs, _ = head_pair("post-local", SUBSET, 536, virtual=3)
+    with pytest.raises(ValueError, match="weights of another architecture or montage"): load_braindecode(Downstream("post-local", 3, 536, len(SUBSET)), theirs.state_dict())

@@ -1,0 +1,317 @@
+"""Fine-tuning as a scikit-learn classifier: scikit-learn's own checks, chance under permuted labels, nothing learned from test trials, files, MOABB."""
+import logging
+import warnings
+
+import mne
+import numpy as np
+import pytest
+import torch
+from moabb.evaluations import CrossSessionEvaluation, CrossSubjectEvaluation, WithinSessionEvaluation
+from moabb.paradigms import SSVEP, LeftRightImagery
+from pyriemann.estimation import Covariances
+from pyriemann.tangentspace import TangentSpace
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.estimator_checks import check_estimator
+
+from sjepa_nb import finetuning
+from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, fine_tune
+from sjepa_nb.heads import HEADS, Downstream
+from sjepa_nb.montage import named_montage
+from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
+
+CHANNELS = ("C3", "Cz", "C4", "Pz", "Oz", "Fz")
+SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=2)
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
+each_way = pytest.mark.parametrize("head,strategy", [(h, s) for h in HEADS for s in ("new", "full")])
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    logging.disable(logging.WARNING)
+    with mne.utils.use_log_level("ERROR"): yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    torch.manual_seed(3)
+    return SJEPA(named_montage(CHANNELS), SMALL)
+
+
+def trials(n=60, classes=2, samples=200, seed=0, strength=8.):
+    "Six channels of noise; each class has a rhythm of its own, on one channel."
+    rng, t = np.random.default_rng(seed), np.arange(samples) / 128
+    y = np.arange(n) % classes
+    x = rng.standard_normal((n, 6, samples)) * 5
+    x[:, 0] += strength * np.sin(2 * np.pi * (8 + 6 * y[:, None]) * t + rng.uniform(0, 1, (n, 1)))
+    return x.astype(np.float32), y
+
+
+def quick(weights=None, **k): return SJEPAClassifier(weights, **dict(dict(channels=CHANNELS, epochs=30, warmup_epochs=5, learning_rate=3e-3), **k))
+
+
+# ---------------------------------------------------------------- it learns, and only from what it may see
+
+@each_way
+def test_it_learns(weights, head, strategy):
+    X, y = trials(120)
+    assert quick(weights, head=head, strategy=strategy, epochs=60).fit(X[:90], y[:90]).score(X[90:], y[90:]) > .8
+
+
+@each_way
+def test_permuted_labels_score_at_chance(weights, head, strategy):
+    "Half of 200 test trials by chance: within 5 standard deviations."
+    X, y = trials(320)
+    y = np.random.default_rng(1).permutation(y)
+    score = quick(weights, head=head, strategy=strategy, epochs=15).fit(X[:120], y[:120]).score(X[120:], y[120:])
+    assert abs(score - .5) < 5 * .5 / 200**.5
+
+
+@each_way
+def test_test_trials_change_nothing(weights, head, strategy):
+    "The same training trials, beside other test trials that were read before: the same model, bit for bit."
+    X, y = trials(40)
+    fitted = []
+    for loud in (1, 30):
+        FEATURES.clear()
+        c = quick(weights, head=head, strategy=strategy, epochs=8, scale="standardise").fit(X[:30], y[:30])
+        c.predict(X[30:] * loud)
+        fitted.append(clone(c).fit(X[:30], y[:30]))  # after the test trials went through the cache
+    for a, b in zip(*(f.network_.parameters() for f in fitted)): assert torch.equal(a, b)
+    assert fitted[0].history_.equals(fitted[1].history_)
+
+
+def test_the_validation_trials_are_not_trained_on(weights, monkeypatch):
+    "Their labels may be anything: the weights of a given epoch stay the same."
+    X, y = torch.from_numpy(trials(40)[0]), torch.from_numpy(trials(40)[1])
+    seen = []
+    for flip in (False, True):
+        torch.manual_seed(0); net = Downstream("pre-local", 2, 200, 6)
+        train, valid = finetuning.split_validation(y, .2, 0)
+        labels = y.clone()
+        if flip: labels[valid] = labels[valid].flip(0)
+        monkeypatch.setattr(finetuning, "split_validation", lambda *a: (train, valid))
+        seen.append(fine_tune(net, X, labels, epochs=6).train_loss)
+    assert seen[0].equals(seen[1])
+
+
+def test_new_leaves_the_pretrained_weights_alone_and_full_does_not(weights):
+    X, y = trials(40)
+    for head in HEADS:
+        new, full = (quick(weights, head=head, strategy=s, epochs=12).fit(X, y).network_ for s in ("new", "full"))
+        same = lambda net: [torch.equal(a, b) for a, b in zip(net.local_encoder.parameters(), weights.local_encoder.parameters())]
+        assert all(same(new)) and not any(same(full))
+        if head == "contextual":
+            assert all(torch.equal(a, b) for a, b in zip(new.encoder.parameters(), weights.encoder.parameters()))
+            assert not any(torch.equal(a, b) for a, b in zip(full.encoder.layers.parameters(), weights.encoder.layers.parameters()))
+
+
+def test_the_warm_up_trains_the_head_alone(weights):
+    X, y = trials(40)
+    net = quick(weights, epochs=5, warmup_epochs=5).fit(X, y).network_
+    assert all(torch.equal(a, b) for a, b in zip(net.local_encoder.parameters(), weights.local_encoder.parameters()))
+
+
+def test_the_best_epoch_comes_back(weights):
+    X, y = trials(40, strength=1.)
+    c = quick(weights, head="post-local", epochs=40, patience=10, learning_rate=.01).fit(X, y)
+    assert c.n_iter_ < 40 and c.best_epoch_ == c.n_iter_ - 11
+    x, labels = c._prepare(X, False)[0], torch.from_numpy(y)
+    valid = torch.from_numpy(finetuning.split_validation(y, .2, 0)[1])
+    assert np.isclose(finetuning.validation_loss(c.network_, "full", x[valid], labels[valid]), c.history_.valid_loss.min(), atol=1e-6)
+
+
+def test_frozen_features_are_computed_once(weights, monkeypatch):
+    X, y = trials(40)
+    FEATURES.clear(); seen = []
+    frozen = Downstream.frozen
+    monkeypatch.setattr(Downstream, "frozen", lambda self, x: (seen.append(len(x)), frozen(self, x))[1])
+    c = quick(weights, head="contextual", strategy="new", epochs=3)
+    for rate in (1e-3, 1e-2): c.set_params(learning_rate=rate).fit(X[:30], y[:30])
+    c.fit(X[10:], y[10:])
+    assert sum(seen) == 40
+
+
+def test_features_of_other_weights_or_precision_are_not_mixed_up(weights):
+    X, y = trials(30)
+    torch.manual_seed(9); other = SJEPA(named_montage(CHANNELS), SMALL)
+    FEATURES.clear()
+    one = quick(other, head="contextual", strategy="new", epochs=4).fit(X, y).history_
+    quick(weights, head="contextual", strategy="new", epochs=4).fit(X, y)
+    assert quick(other, head="contextual", strategy="new", epochs=4).fit(X, y).history_.equals(one)
+    FEATURES.clear()
+
+
+def test_the_cache_forgets_the_oldest():
+    cache, x = FeatureCache(most=4 * 10 * 4), torch.randn(8, 2, 10)
+    for i in range(8): cache(f"{i}", x[i:i + 1], lambda a: a.mean(1))
+    assert len(cache.kept) == 4 and cache.size == 160
+    assert torch.equal(cache("7", x[7:8], None), x[7:8].mean(1))
+
+
+def test_a_seed_is_a_seed(weights):
+    X, y = trials(40)
+    a, b, c = (quick(weights, epochs=5, random_state=s).fit(X, y).predict_proba(X) for s in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, c)
+    torch.manual_seed(5); before = torch.rand(1); torch.manual_seed(5)
+    quick(weights, epochs=2).fit(X, y)
+    assert torch.equal(torch.rand(1), before)  # the user's random numbers go on as they were
+
+
+# ---------------------------------------------------------------- scikit-learn
+
+class Flat(SJEPAClassifier):
+    "For scikit-learn's checks, whose data are tables: every column becomes a channel that holds a wave of that size."
+    def _wave(self, X):
+        X = finetuning.check_array(X, dtype=np.float32)
+        return X[..., None] * np.sin(np.arange(152) / 8).astype(np.float32) + np.cos(np.arange(152) / 3).astype(np.float32)
+
+    def _prepare(self, X, fitting):
+        wave = self._wave(X)
+        if fitting: self.n_features_in_ = wave.shape[1]
+        return super()._prepare(wave, fitting)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        return tags
+
+
+# The one check that cannot hold, with its reason.
+EXPECTED = {"check_n_features_in_after_fitting": "trials have channels and samples: what does not fit is named in those words"}
+
+
+def test_scikit_learns_checks():
+    results = check_estimator(Flat(epochs=60, patience=60, warmup_epochs=0, learning_rate=.01, reference=None, scale="raise"), expected_failed_checks=EXPECTED, on_fail=None, on_skip=None)
+    failed = {r["check_name"]: str(r["exception"])[:300] for r in results if r["status"] == "failed"}
+    assert not failed, failed
+    assert sum(r["status"] == "passed" for r in results) > 30
+
+
+def test_trials_of_two_dimensions_are_refused():
+    with pytest.raises(ValueError, match="Reshape your data"): SJEPAClassifier().fit(np.zeros((10, 200)), np.arange(10) % 2)
+
+
+def test_clone_pipeline_grid_search(weights):
+    X, y = trials(40)
+    c = quick(weights, strategy="new", epochs=4)
+    params, copied = c.get_params(), clone(c).get_params()
+    assert {k: v for k, v in copied.items() if k != "weights"} == {k: v for k, v in params.items() if k != "weights"}
+    pipe = make_pipeline(FunctionTransformer(lambda x: x * 2), c)
+    assert cross_val_score(pipe, X, y, cv=3).shape == (3,)
+    search = GridSearchCV(pipe, {"sjepaclassifier__virtual_channels": [2, 3], "sjepaclassifier__head": ["pre-local", "post-local"]}, cv=2).fit(X, y)
+    assert len(search.cv_results_["params"]) == 4 and search.predict(X).shape == (40,)
+
+
+@pytest.mark.parametrize("labels", [["left", "right"], [True, False], [2, 11, 5]], ids=str)
+def test_labels_of_any_type(labels):
+    X, y = trials(36, len(labels))
+    named = np.array(labels)[y]
+    c = quick(epochs=3).fit(X, list(named))
+    assert set(c.predict(X)) <= set(labels) and c.predict_proba(X).shape == (36, len(labels))
+    assert np.allclose(c.predict_proba(X).sum(1), 1, atol=1e-5)
+
+
+# ---------------------------------------------------------------- epochs, files, bad input
+
+def epochs_of(X, channels=CHANNELS, sfreq=128.):
+    info = mne.create_info(list(channels), sfreq, "eeg")
+    return mne.EpochsArray(X * 1e-6, info, verbose="ERROR")
+
+
+def test_epochs_in_volts_are_arrays_in_microvolts(weights):
+    X, y = trials(30)
+    a = quick(weights, head="contextual", epochs=3).fit(X, y)
+    b = quick(weights, head="contextual", epochs=3, channels=None).fit(epochs_of(X), y)
+    assert np.allclose(a.predict_proba(X), b.predict_proba(epochs_of(X)), atol=1e-3)
+    mixed = [5, 0, 3, 1, 4, 2]
+    assert np.allclose(b.predict_proba(epochs_of(X)), b.predict_proba(epochs_of(X[:, mixed], np.array(CHANNELS)[mixed])), atol=1e-6)
+    with pytest.raises(ValueError, match="that were there in fit are missing: Fz"): b.predict(epochs_of(X, CHANNELS[:-1] + ("AFz",)))
+    with pytest.raises(ValueError, match="resample=128"): b.fit(epochs_of(X, sfreq=250.), y)
+    with pytest.raises(ValueError, match="channels without a position: Ear"): quick(weights, channels=None).fit(epochs_of(X, CHANNELS[:-1] + ("Ear",)), y)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_file_holds_the_classifier(weights, head, tmp_path):
+    X, y = trials(30)
+    c = quick(weights, head=head, epochs=3, scale="standardise").fit(X * 1e4, np.array(["a", "b"])[y])
+    c.save(tmp_path / "c.safetensors")
+    again = SJEPAClassifier.load(tmp_path / "c.safetensors")
+    assert np.array_equal(again.predict_proba(X * 1e4), c.predict_proba(X * 1e4)) and list(again.classes_) == ["a", "b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    (tmp_path / "half").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
+    with pytest.raises(ValueError, match="not a whole safetensors file"): SJEPAClassifier.load(tmp_path / "half")
+    weights.save(tmp_path / "other")
+    with pytest.raises(ValueError, match="not written by SJEPAClassifier.save"): SJEPAClassifier.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError): SJEPAClassifier.load(tmp_path / "none")
+
+
+def test_bad_input(weights, tmp_path):
+    X, y = trials(30)
+    def fails(match, X=X, y=y, **k):
+        with pytest.raises(ValueError, match=match): quick(**(dict(weights=weights) | k)).fit(X, y)
+    fails("only one class", y=np.zeros(30))
+    fails("at least 2 of each class", y=np.r_[np.zeros(29), 1])
+    fails("fewer than 152", X=X[..., :151])
+    fails("channels without a position: Ear", channels=CHANNELS[:-1] + ("Ear",))
+    fails("needs to know where the channels are", channels=None, head="contextual")
+    fails("6 channels, and 3 names", channels=CHANNELS[:3])
+    fails("multiply by 1e6", X=X * 1e-6)
+    fails("NaN", X=np.where(np.arange(200) == 7, np.nan, X))
+    fails("weights are an SJEPA", weights=3)
+    fails("inconsistent|trials and 29 labels", y=y[:-1])
+    for k in (dict(epochs=0), dict(patience=0), dict(validation=1.5), dict(learning_rate=0.), dict(head="x"), dict(strategy="x"), dict(virtual_channels=0), dict(scale="x"), dict(reference="Cz")): fails(next(iter(k)), **k)
+    with pytest.raises(FileNotFoundError, match="no weights"): quick(tmp_path / "none").fit(X, y)
+    (tmp_path / "bad.safetensors").write_bytes(b"123")
+    with pytest.raises(ValueError, match="not a whole safetensors file"): quick(str(tmp_path / "bad.safetensors")).fit(X, y)
+
+
+def test_weights_of_another_width(tmp_path):
+    "A file whose tensors are not those its header describes."
+    from safetensors.torch import load_file, save_file
+    model = SJEPA(named_montage(CHANNELS), SMALL)
+    model.save(tmp_path / "m.safetensors")
+    from safetensors import safe_open
+    with safe_open(tmp_path / "m.safetensors", "pt") as f: about = f.metadata()
+    state = load_file(tmp_path / "m.safetensors")
+    save_file({k: v[..., :32].contiguous() if v.ndim == 2 and v.shape[-1] == 64 else v for k, v in state.items()}, tmp_path / "w.safetensors", metadata=about)
+    X, y = trials(30)
+    with pytest.raises(ValueError, match="not those of the model that its header describes"): quick(tmp_path / "w.safetensors").fit(X, y)
+
+
+# ---------------------------------------------------------------- MOABB
+
+def riemann(): return make_pipeline(Covariances("oas"), TangentSpace(), LogisticRegression(max_iter=1000))
+
+
+@pytest.mark.parametrize("return_epochs", [False, True])
+def test_within_session_evaluation(return_epochs, tmp_path):
+    "Beside a Riemannian pipeline, in one call."
+    paradigm = LeftRightImagery(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128)
+    ours = {"S-JEPA": make_pipeline(SJEPAClassifier(epochs=3))}
+    evaluation = WithinSessionEvaluation(paradigm, [SimulatedMI(n_subjects=2, n_trials=10)], overwrite=True, hdf5_path=str(tmp_path), return_epochs=return_epochs)
+    results = evaluation.process(ours if return_epochs else {**ours, "Riemann": riemann()})
+    assert len(results) == (2 if return_epochs else 4) and results.score.between(0, 1).all()
+
+
+@pytest.mark.parametrize("kind,settings", [(CrossSessionEvaluation, dict(n_sessions=2, n_subjects=1)), (CrossSubjectEvaluation, dict(n_subjects=2))])
+def test_other_evaluations(kind, settings, tmp_path):
+    paradigm = SSVEP(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128, n_classes=4)
+    evaluation = kind(paradigm, [SimulatedSSVEP(n_trials=8, **settings)], overwrite=True, hdf5_path=str(tmp_path))
+    results = evaluation.process({"S-JEPA": SJEPAClassifier(epochs=2), "Riemann": riemann()})
+    assert set(results.pipeline) == {"S-JEPA", "Riemann"} and results.score.notna().all()
+
+
+def test_real_recordings_in_moabbs_evaluation(real_data, tmp_path):
+    from moabb.datasets import PhysionetMI
+    data = PhysionetMI(imagined=True, executed=False)
+    data.subject_list = [1]
+    paradigm = LeftRightImagery(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128)
+    evaluation = WithinSessionEvaluation(paradigm, [data], overwrite=True, hdf5_path=str(tmp_path))
+    results = evaluation.process({"S-JEPA": SJEPAClassifier(epochs=5), "Riemann": riemann()})
+    assert len(results) == 2 and results.score.between(0, 1).all() and set(results["samples"]) == {45.}
