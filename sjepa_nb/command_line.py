@@ -26,7 +26,7 @@ import torch
 from torch import distributed
 
 from .data import Preprocessing, build_store, file_sources, find_dataset, moabb_sources, split_by_subject, window_samples
-from .evaluation import NONE, Pipeline, Task, cross_validate, default_metric, evaluate, plot_ranking, plot_scores, read_results, simulated_tasks, summarise, RESULTS
+from .evaluation import NONE, RESULTS, Pipeline, Task, cross_validate, default_metric, evaluate, plot_ranking, plot_scores, read_results, short_name, simulated_tasks, summarise
 from .finetuning import SJEPAClassifier
 from .heads import HEADS
 from .local_encoder import n_tokens
@@ -39,7 +39,7 @@ from .weights import from_pretrained
 def _guarded(name, work, debug) -> int:
     "Run `work()`; turn what a user can mend into one line and an exit code. SIGTERM acts like Ctrl-C."
     for stream in (sys.stdout, sys.stderr): getattr(stream, "reconfigure", lambda **k: None)(errors="replace")  # a pipe may not know an arrow
-    def leave(number, frame): raise KeyboardInterrupt("SIGTERM: what is on disk is kept; go on with --resume")
+    def leave(number, frame): raise KeyboardInterrupt("SIGTERM: what is on disk is kept" + ("; go on with --resume" if name == "sjepa_pretrain" else "; call it again"))
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, leave) if main else None
     try: work()
@@ -136,9 +136,12 @@ def _check(o):
     window_samples(o["length"])
     for name in ("workers", "profile"):
         if (o[name] or 0) < 0: raise ValueError(f"--{name} is 0 or more, not {o[name]}")
-    try: device = torch.device(o["device"] or "cpu")
-    except RuntimeError: raise ValueError(f"--device {o['device']!r} is not a device: cpu, cuda, cuda:1, …") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count(): raise ValueError(f"no CUDA device {o['device']}: {torch.cuda.device_count()} found; use --device cpu")
+    _check_device(o["device"])
+
+def _check_device(name):
+    try: device = torch.device(name or "cpu")
+    except RuntimeError: raise ValueError(f"--device {name!r} is not a device: cpu, cuda, cuda:1, …") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count(): raise ValueError(f"no CUDA device {name}: {torch.cuda.device_count()} found; use --device cpu")
 
 def _configs(o):
     "The training's and the model's settings."
@@ -224,7 +227,7 @@ Ctrl-C or SIGTERM saves and leaves. Exit codes: 0 done, 2 something to mend, 3 t
 # %% ../nbs/13_command_line.ipynb #5ad1c1a1
 def _pretraining(spec):
     "Name and weights that `NAME=PATH` or `PATH` stands for."
-    name, given, path = spec.rpartition("=")
+    name, given, path = ("", "", spec) if Path(spec).exists() else spec.rpartition("=")
     folder = Path(path)
     file = folder / "model.safetensors" if (folder / "model.safetensors").is_file() and not (folder / "config.json").is_file() else folder
     if not given:
@@ -250,6 +253,7 @@ def _tasks(o):
     for name in o.get("dataset") or ["simulated"]:
         if name == "simulated":
             known = [int(s) for s in subjects or (11, 12)]
+            if o.get("events") or o.get("standardise"): raise ValueError("--events and --standardise are for recorded datasets, not for simulated ones")
             tasks += [t for t in simulated_tasks(known, seed=o.get("seed", 0), effect=o.get("effect", 3.)) if o.get("paradigm", t.paradigm) == t.paradigm]
             continue
         ds = find_dataset(name)
@@ -294,7 +298,7 @@ def sjepa_finetune(
     o = dict(out="sjepa_finetuned", head="pre-local", strategy="full", folds=5, seed=0) | vars(p.parse_args(argv))
 
     def work():
-        quiet = _calm()
+        _calm(); _check_device(o.get("device"))
         if len(o.get("weights", [])) > 1: raise ValueError("sjepa_finetune takes one --weights; sjepa_evaluate compares several")
         if (Path(o["out"]) / "results.csv").exists(): raise FileExistsError(f"{o['out']} holds results already: choose another --out")
         (name, weights), tasks = next(iter(_pretrainings(o.get("weights")).items()), (NONE, None)), _tasks(o)
@@ -344,14 +348,16 @@ def sjepa_evaluate(
 
 def _evaluate(o):
     "The whole of `sjepa_evaluate`, for complete options."
-    _calm(); start = time.monotonic()
+    _calm(); start = time.monotonic(); _check_device(o.get("device"))
+    limit = o.get("full_contextual_epochs")
     table = evaluate(_tasks(o), _pretrainings(o.get("weights")) | {NONE: None}, o["out"], o.get("heads", HEADS), o.get("strategies", ("new", "full")), not o.get("no_baselines"), o["folds"], o["seed"], o["jobs"], not o.get("quiet"),
-                     {"full-contextual": dict(epochs=o["full_contextual_epochs"])} if o.get("full_contextual_epochs") else None, **_settings(o))
-    _figures(table, o["out"])
+                     None if limit is None else {"full-contextual": dict(epochs=min(limit, o.get("epochs", limit)))}, **_settings(o))
     ok = table[table.error == ""]
     if not len(ok): raise ValueError(f"nothing could be scored; the first error: {table.error.iloc[0]}")
-    shown = summarise(table); shown["score"] = [f"{r['mean']:.2f} [{r.low:.2f}, {r.high:.2f}]" for _, r in shown.iterrows()]
-    shown["task"] = [f"{r.paradigm} {r.dataset.split('-')[0]}" for r in shown.itertuples()]
+    _figures(table, o["out"])
+    shown = summarise(table); shown["score"] = [f"{r['mean']:.2f}" + (f" [{r.low:.2f}, {r.high:.2f}]" if r.subjects > 1 else "") for _, r in shown.iterrows()]
+    shown["task"] = shown.paradigm + " " + shown.dataset.map(short_name)
+    if shown.duplicated(["task", "pipeline"]).any(): shown["task"] = shown.paradigm + " " + shown.dataset
     wide = shown.pivot(index="pipeline", columns="task", values="score").reindex(list(dict.fromkeys(shown.pipeline))).fillna("")
     wide.loc["chance"] = [f"{shown[shown.task == t].chance.mean():.2f}" for t in wide]
     print(f"""
@@ -360,11 +366,13 @@ def _evaluate(o):
   {len(ok)} folds{f', {len(table) - len(ok)} failed (column error)' if len(table) > len(ok) else ''}, {(time.monotonic() - start) / 60:.1f} minutes; table {Path(o['out']) / 'results.csv'}, figures ranking.png and scores.png""", flush=True)
 
 def _figures(table, folder):
-    "Write the two figures of an evaluation."
+    "Write the two figures of an evaluation; returns the files' names."
+    drawn = []
     for name, draw in (("ranking", plot_ranking), ("scores", plot_scores)):
         if not len(table[(table.error == "") & (table["head"] != "")]) and name == "ranking": continue
         fig = draw(table)
-        write_whole(Path(folder) / f"{name}.png", lambda part: fig.savefig(part, dpi=130, format="png")); plt.close(fig)
+        write_whole(Path(folder) / f"{name}.png", lambda part: fig.savefig(part, dpi=130, format="png")); plt.close(fig); drawn.append(f"{name}.png")
+    return drawn
 
 def sjepa_plot(
     argv: list[str] | None = None,  # the shell's arguments when None
@@ -381,11 +389,12 @@ def sjepa_plot(
         lost = [str(f) for f in map(Path, o.folders) if f not in runs and f not in sweeps]
         if lost: raise ValueError(f"neither a pre-training (epochs.csv) nor an evaluation (results.csv): {', '.join(lost)}")
         out = Path(o.out); out.mkdir(parents=True, exist_ok=True)
+        drawn = []
         if runs:
             fig = plot_pretraining(*runs)
-            write_whole(out / "pretraining.png", lambda part: fig.savefig(part, dpi=130, format="png")); plt.close(fig)
-        if sweeps: _figures(pd.concat([read_results(f / "results.csv") for f in sweeps], ignore_index=True), out)
-        print("wrote", ", ".join(str(f) for f in sorted(out.glob("*.png"))))
+            write_whole(out / "pretraining.png", lambda part: fig.savefig(part, dpi=130, format="png")); plt.close(fig); drawn.append("pretraining.png")
+        if sweeps: drawn += _figures(pd.concat([read_results(f / "results.csv") for f in sweeps], ignore_index=True), out)
+        print("wrote", ", ".join(str(out / f) for f in drawn))
     return _guarded("sjepa_plot", work, o.debug)
 
 # %% ../nbs/13_command_line.ipynb #fd3eee32
@@ -406,8 +415,10 @@ def sjepa_demo(
         start = time.monotonic()
         print(f"S-JEPA on simulated EEG, in {a['out']}/" + (": going on with the run that is there" if told else ""), flush=True)
         demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], epochs=10, seed=0)
-        _train(_settle(demo | {k: v for k, v in a.items() if k != "subjects"} | dict(resume=told)))
+        if min(a.get("subjects", [12])) < 9: raise ValueError("--subjects are above 8: the pre-training sees 1 to 8")
+        options = _settle(demo | {k: v for k, v in a.items() if k != "subjects"} | dict(resume=told))
+        _train(options)
         print("\nDownstream: subjects that the pre-training has not seen, trained and tested within each", flush=True)
-        _evaluate(dict(DEMO, weights=[a["out"]], out=str(Path(a["out"]) / "evaluation"), seed=a.get("seed", 0), quiet=a.get("quiet", False), subjects=a.get("subjects", [12])))
+        _evaluate(dict(DEMO, weights=[a["out"]], out=str(Path(a["out"]) / "evaluation"), seed=options["seed"], quiet=a.get("quiet", False), subjects=a.get("subjects", [12])))
         print(f"  in all {(time.monotonic() - start) / 60:.1f} minutes. Simulated recordings: nothing here says how well S-JEPA does on real EEG.")
     return _guarded("sjepa_demo", work, a.get("debug"))

@@ -6,11 +6,12 @@
 __all__ = ['METRICS', 'NONE', 'RESULTS', 'default_metric', 'score_of', 'check_metric', 'chance_of', 'Task', 'simulated_tasks',
            'Pipeline', 'sjepa_pipelines', 'bandpass', 'band', 'as_epochs', 'baselines', 'Whole', 'EEGNetClassifier',
            'cross_validate', 'read_results', 'evaluate', 'subject_scores', 'summarise', 'compare', 'rank_pipelines',
-           'pipeline_colours', 'plot_ranking', 'plot_scores', 'to_moabb']
+           'pipeline_colours', 'plot_ranking', 'plot_scores', 'short_name', 'to_moabb']
 
-# %% ../nbs/11_evaluation.ipynb #0c8b00be
+# %% ../nbs/11_evaluation.ipynb #dfecb291
 import json
 import math
+import re
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -35,8 +36,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import __version__
-from .data import SFREQ, Preprocessing, find_dataset, load_trials
-from .finetuning import SJEPAClassifier
+from .data import SFREQ, Preprocessing, find_dataset, load_trials, subjects_of
+from .finetuning import SJEPAClassifier, digest
 from .heads import HEADS
 from .predictor import SJEPA, write_whole
 from .simulation import SimulatedDataset, simulated_datasets
@@ -70,7 +71,7 @@ def chance_of(metric, y) -> float:
     "What guessing scores: 0.5 for roc_auc, the share of the largest class for accuracy."
     return .5 if metric == "roc_auc" else float(np.unique(y, return_counts=True)[1].max() / len(y))
 
-# %% ../nbs/11_evaluation.ipynb #5751744a
+# %% ../nbs/11_evaluation.ipynb #3bfd8dc4
 @dataclass(frozen=True)
 class Task:
     "What is to be told apart, by whom: one paradigm of one dataset, and its test subjects."
@@ -79,6 +80,10 @@ class Task:
     subjects: tuple | None = None  # all when None
     events: tuple | None = None  # the classes by name; as `load_trials` chooses when None
     scale: str = "raise"  # amplitudes that cannot be microvolts: "raise", or "standardise" by the training trials
+
+    def __post_init__(self):
+        for k in ("subjects", "events"):
+            if getattr(self, k) is not None: object.__setattr__(self, k, tuple(getattr(self, k)))
 
     @property
     def name(self) -> str:
@@ -174,10 +179,10 @@ def _has_braindecode():
     except Exception: return False  # absent, or one of its own imports fails
     return True
 
-# %% ../nbs/11_evaluation.ipynb #360993e7
+# %% ../nbs/11_evaluation.ipynb #faa4bb03
 class Whole(nn.Module):
     "Any network as `fine_tune` wants it: nothing is old, all of it is new."
-    head, old = "whole", []
+    head, old, placed = "whole", [], None
     def __init__(self, network): super().__init__(); self.network = network
     @property
     def new(self): return list(self.parameters())
@@ -226,19 +231,19 @@ def cross_validate(
             rows.append({k: row[k] for k in RESULTS})
     return rows
 
-# %% ../nbs/11_evaluation.ipynb #b2f398db
+# %% ../nbs/11_evaluation.ipynb #a84ca263
 def read_results(
     path: str | Path,
 ) -> pd.DataFrame:
-    "A table that `evaluate` wrote. Raises `ValueError` for another kind of table, or one of another version."
+    "A table that `evaluate` wrote. Raises `ValueError` for one with other columns, or one that mixes versions."
     if not Path(path).is_file(): raise FileNotFoundError(f"no results at {path}")
-    table = pd.read_csv(path, keep_default_na=False, na_values={"score": [""], "fit_seconds": [""]}, dtype=dict(subject=str, session=str, version=str))
-    if list(table) != list(RESULTS):
+    table = pd.read_csv(path, keep_default_na=False, na_values={k: [""] for k in ("score", "chance", "fit_seconds")}, dtype=dict(subject=str, session=str, version=str))
+    if list(table) != list(RESULTS) or len(set(table.version)) > 1:
         version = ", ".join(sorted(set(table.version))) if "version" in table else "unknown"
         raise ValueError(f"{path} is a results table of another version of sjepa_nb ({version}; this is {__version__}): its columns are {', '.join(table)[:200]}; evaluate again into another folder")
     return table
 
-# %% ../nbs/11_evaluation.ipynb #38e8e39d
+# %% ../nbs/11_evaluation.ipynb #d980b4c5
 def evaluate(
     tasks: list[Task],
     pretrainings: dict,  # name → weights (SJEPA or path); None: random weights
@@ -255,15 +260,20 @@ def evaluate(
 ) -> pd.DataFrame:  # a row for each pipeline, subject and fold
     "Cross-validate every way to fine-tune every pre-trained model, and the baselines, within each test subject. An interrupted sweep goes on where it stopped; what failed is tried again."
     out = Path(out); path = out / "results.csv"
-    for name, weights in pretrainings.items():
-        if isinstance(weights, (str, Path)): SJEPA.load(weights)  # what cannot be read is said now
-    SJEPAClassifier(**settings)._check_settings()
+    which = {n: _identity(w) for n, w in pretrainings.items()}  # what cannot be read is said now
+    for k in ("scale", "reference"):
+        if k in settings: raise ValueError(f"{k} is a task's, not the sweep's: Task(..., scale=...)")
+    ways = {f"{s}-{h}" for s in ("new", "full") for h in HEADS}
+    for way, more in ({"new-pre-local": {}} | (limits or {})).items():
+        if way not in ways: raise ValueError(f"limits are for {', '.join(sorted(ways))}; not {way!r}")
+        SJEPAClassifier(**settings | more)._check_settings()
+    if folds < 2: raise ValueError(f"at least 2 folds are needed, not {folds}")
     tasks = [t if t.subjects is not None else Task(t.paradigm, t.dataset, tuple(_dataset(t).subject_list), t.events, t.scale) for t in tasks]
-    told = dict(tasks=[dict(task=t.name, dataset=_dataset(t).code, scale=t.scale) for t in tasks], folds=folds, seed=seed, settings=settings, limits=limits or {}, version=__version__)
+    told = dict(tasks=[dict(task=t.name, dataset=_dataset(t).code, scale=t.scale) for t in tasks], folds=folds, seed=seed, settings=settings, limits=limits or {}, weights=which, version=__version__)
     done = _begin(out, told)
     jobs = [(t, s, n) for t in tasks for s in t.subjects for n in [*pretrainings, *["baselines"] * with_baselines]]
-    todo = [j for j in jobs if not _complete(done, *j, heads, strategies, folds)]
-    run = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(delayed(_cell)(*j, pretrainings, heads, strategies, folds, seed, settings, limits, n_jobs) for j in todo)
+    todo = [j for j in jobs if not _complete(done, *j, pretrainings, heads, strategies, folds)]
+    run = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(delayed(_cell)(*j, pretrainings, heads, strategies, folds, seed, settings, limits) for j in todo)
     for rows in tqdm(run, total=len(todo), desc="evaluation", unit="cell", disable=not progress):
         fresh = pd.DataFrame(rows, columns=RESULTS)
         key = ["pipeline", "paradigm", "dataset", "subject", "fold"]
@@ -271,9 +281,14 @@ def evaluate(
         write_whole(path, lambda part: done.to_csv(part, index=False))
     return read_results(path)
 
+def _identity(weights):
+    "A digest of weights; None for random ones."
+    if weights is None: return None
+    return digest(*(SJEPA.load(weights) if isinstance(weights, (str, Path)) else weights).state_dict().values())
+
 def _dataset(task): return find_dataset(task.dataset) if isinstance(task.dataset, str) else task.dataset
 
-# %% ../nbs/11_evaluation.ipynb #8c5905d0
+# %% ../nbs/11_evaluation.ipynb #08140f32
 def _begin(out, told):
     "The table so far, after a look at whether it belongs to the same sweep."
     try: out.mkdir(parents=True, exist_ok=True); (out / ".write").touch(); (out / ".write").unlink()
@@ -283,23 +298,30 @@ def _begin(out, told):
         before = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
         differs = [k for k in ("folds", "seed", "settings", "limits", "version") if before.get(k) != plain[k]]
         if differs: raise ValueError(f"{out} holds another sweep ({'; '.join(f'{k}: {before.get(k)} then, {plain[k]} now' for k in differs)}): choose another folder, or the same settings")
+        old = before.get("weights", {})
+        other = [n for n, d in plain["weights"].items() if old.get(n, d) != d]
+        if other: raise ValueError(f"{out} holds scores of other weights called {', '.join(other)}: choose another folder, or another name")
+        clash = [t["task"] for t in plain["tasks"] for b in before["tasks"] if (b["task"], b["dataset"]) == (t["task"], t["dataset"]) and b["scale"] != t["scale"]]
+        if clash: raise ValueError(f"{out} holds {', '.join(clash)} with another scale: choose another folder")
+        plain["weights"], plain["tasks"] = old | plain["weights"], before["tasks"] + [t for t in plain["tasks"] if t not in before["tasks"]]
     write_whole(out / "sweep.json", lambda part: Path(part).write_text(json.dumps(plain, indent=1), encoding="utf-8"))
     if not (out / "results.csv").is_file(): return None
     table = read_results(out / "results.csv")
     return table[table.error == ""]  # the rest is tried again
 
-def _complete(done, task, subject, name, heads, strategies, folds):
+def _complete(done, task, subject, name, pretrainings, heads, strategies, folds):
     "Whether a table holds all that one cell should give."
-    if done is None: return False
+    if name == "baselines": due = [p.name for p in baselines(task.paradigm, _labels(task))]
+    else: due = [f"{name}-{s}-{h}" for h in heads for s in strategies if pretrainings[name] is not None or s == "full"]
+    if done is None: return not due
     mine = done[(done.paradigm == task.name) & (done.dataset == _dataset(task).code) & (done.subject == str(subject)) & (done.pretraining == ("" if name == "baselines" else name))]
-    if name == "baselines": return set(mine.pipeline) >= {p.name for p in baselines(task.paradigm, _labels(task))}
-    return len(mine) >= len(heads) * len([s for s in strategies if name != NONE or s == "full"]) * folds
+    count = mine.pipeline.value_counts()
+    return all(count.get(p, 0) >= folds for p in due)
 
 def _labels(task): return task.events or [e for e in _dataset(task).event_id]
 
-def _cell(task, subject, name, pretrainings, heads, strategies, folds, seed, settings, limits, n_jobs):
+def _cell(task, subject, name, pretrainings, heads, strategies, folds, seed, settings, limits):
     "All folds of all pipelines of one pre-training, or of the baselines, for one subject."
-    if n_jobs != 1: torch.set_num_threads(max(1, torch.get_num_threads() // abs(n_jobs)))
     metric, code = default_metric(task.paradigm), _dataset(task).code
     about = dict(paradigm=task.name, dataset=code, subject=str(subject))
     try:
@@ -312,7 +334,7 @@ def _cell(task, subject, name, pretrainings, heads, strategies, folds, seed, set
         row = dict.fromkeys(RESULTS, "") | about | dict(pipeline=name, pretraining=which, fold=-1, score=math.nan, metric=metric, chance=math.nan, trials=0, test_trials=0, channels=0, parameters=0, epochs=0, fit_seconds=math.nan, seed=seed, version=__version__, error=f"{type(e).__name__}: {e}"[:300])
         return [row]
 
-# %% ../nbs/11_evaluation.ipynb #ad7afe69
+# %% ../nbs/11_evaluation.ipynb #894a9273
 def subject_scores(table) -> pd.DataFrame:
     "Mean over folds for each pipeline, paradigm, dataset and subject. Folds that failed are left out."
     ok = table[table.error == ""]
@@ -327,7 +349,7 @@ def summarise(
     rows, rng = [], np.random.default_rng(seed)
     for (paradigm, dataset, pipeline), g in subject_scores(table).groupby(["paradigm", "dataset", "pipeline"], sort=False):
         s = g.score.to_numpy()
-        low, high = np.percentile(rng.choice(s, (draws, len(s))).mean(1), [2.5, 97.5])
+        low, high = np.percentile(rng.choice(s, (draws, len(s))).mean(1), [2.5, 97.5]) if len(s) > 1 else (math.nan, math.nan)
         rows.append(dict(paradigm=paradigm, dataset=dataset, pipeline=pipeline, mean=s.mean(), low=low, high=high, sd=s.std(ddof=1) if len(s) > 1 else math.nan, chance=g.chance.mean(), subjects=len(s)))
     return pd.DataFrame(rows)
 
@@ -335,14 +357,15 @@ def compare(
     table,  # from `evaluate`
     first: str,  # pipeline
     second: str,  # pipeline
-) -> pd.DataFrame:  # for each paradigm, and for all: mean difference, p, subjects
+) -> pd.DataFrame:  # for each paradigm, and for all (one value a person): mean difference, p, subjects
     "Paired comparison of two pipelines over subjects: mean difference, and the p-value of a permutation test that swaps them within subjects (exact where it can be; with n subjects no smaller than 2 / 2^n)."
     wide = subject_scores(table).pivot_table(index=["paradigm", "dataset", "subject"], columns="pipeline", values="score")
     lost = [p for p in (first, second) if p not in wide]
     if lost: raise ValueError(f"no pipeline {', '.join(lost)} in this table: it has {', '.join(wide.columns[:8])}, …")
     both = wide[[first, second]].dropna()
     rows = []
-    for name, g in [*both.groupby(level="paradigm", sort=False), ("all", both)]:
+    people = both.groupby(subjects_of(both.index.to_frame(index=False)).to_numpy()).mean()
+    for name, g in [*both.groupby(level="paradigm", sort=False), ("all", people)]:
         d = (g[first] - g[second]).to_numpy()
         p = permutation_test((d,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)).pvalue if len(d) > 1 and d.any() else 1.
         rows.append(dict(paradigm=name, difference=d.mean(), p=float(p), subjects=len(d)))
@@ -358,7 +381,7 @@ def rank_pipelines(
     ranks = wide.dropna().rank(axis=1, ascending=False)
     return ranks[ranks.mean().sort_values().index]
 
-# %% ../nbs/11_evaluation.ipynb #297c25a9
+# %% ../nbs/11_evaluation.ipynb #95c147e5
 def pipeline_colours(names) -> dict:
     "A colour for each pipeline: hue by pre-training, lightness by head; baselines in grey."
     split = {n: next(((n[:-len(f"-{s}-{h}")], s, h) for h in HEADS for s in ("new", "full") if n.endswith(f"-{s}-{h}")), (None, None, None)) for n in names}
@@ -366,6 +389,8 @@ def pipeline_colours(names) -> dict:
     hues = {p: plt.get_cmap("tab10")(i % 10)[:3] for i, p in enumerate(trained)}
     shade = {"pre-local": 0., "post-local": .35, "contextual": .65}
     return {n: (".45" if p is None else tuple(c + (1 - c) * shade[h] for c in hues[p])) for n, (p, s, h) in split.items()}
+
+def _is_new(name): return any(name.endswith(f"-new-{h}") for h in HEADS)
 
 def plot_ranking(
     table,  # from `evaluate`
@@ -375,10 +400,10 @@ def plot_ranking(
     ranks = rank_pipelines(table, only if only is not None else [p for p in dict.fromkeys(table[table["head"] != ""].pipeline)])
     colours, n = pipeline_colours(ranks.columns), ranks.shape[1]
     fig, ax = plt.subplots(figsize=(9.5, max(3.2, .19 * n)), layout="constrained")
-    bottom = np.zeros(n)
+    bottom, places = np.zeros(n), ranks.rank(axis=1, method="min").astype(int)
     for name in ranks:
-        count = np.bincount(np.clip(np.floor(ranks[name]).astype(int) - 1, 0, n - 1), minlength=n)
-        ax.bar(np.arange(1, n + 1), count, bottom=bottom, width=1, color=colours[name], edgecolor="w", linewidth=.3, hatch="///" if "-new-" in name else None, label=f"{ranks[name].mean():.1f}  {name}")
+        count = np.bincount(places[name] - 1, minlength=n)
+        ax.bar(np.arange(1, n + 1), count, bottom=bottom, width=1, color=colours[name], edgecolor="w", linewidth=.3, hatch="///" if _is_new(name) else None, label=f"{ranks[name].mean():.1f}  {name}")
         bottom += count
     ax.set(xlabel="rank in a fold (ties take the better one)", ylabel="folds", xlim=(.5, n + .5))
     ax.legend(fontsize=6.5, frameon=False, bbox_to_anchor=(1, 1), loc="upper left", title="mean rank", title_fontsize=7)
@@ -398,19 +423,23 @@ def plot_scores(
         for i, name in enumerate(names):
             s = mine[mine.pipeline == name].score
             if not len(s): continue
-            ax.barh(i, s.mean(), color=colours[name], xerr=s.std(), error_kw=dict(lw=.6), hatch="///" if "-new-" in name else None, edgecolor="w", linewidth=.3)
+            ax.barh(i, s.mean(), color=colours[name], xerr=s.std(), error_kw=dict(lw=.6), hatch="///" if _is_new(name) else None, edgecolor="w", linewidth=.3)
             dots = subjects[(subjects.paradigm == paradigm) & (subjects.dataset == dataset) & (subjects.pipeline == name)].score
             ax.plot(dots, [i] * len(dots), "k.", ms=2.5)
         ax.axvline(mine.chance.mean(), color="k", ls="--", lw=.8)
-        ax.set(title=f"{paradigm}\n{dataset.split('-')[0]}", xlabel=METRICS[mine.metric.iloc[0]].replace("area under the ROC curve", "ROC-AUC"), xlim=(0, 1))
+        ax.set(title=f"{paradigm}\n{short_name(dataset)}", xlabel=METRICS[mine.metric.iloc[0]].replace("area under the ROC curve", "ROC-AUC"), xlim=(0, 1))
         ax.title.set_fontsize(9)
     axes[0][0].set_yticks(range(len(names)), names, fontsize=6.5); axes[0][0].invert_yaxis()
     return fig
+
+def short_name(code: str) -> str:
+    "A dataset's code without the digest of a simulation's settings."
+    return re.sub(r"-[0-9a-f]{8}$", "", code)
 
 def to_moabb(table) -> pd.DataFrame:
     "The table as MOABB's evaluations return theirs, for `score_plot`, `paired_plot` and its meta-analysis: one row for each pipeline and subject."
     ok = table[table.error == ""]
     g = ok.groupby(["paradigm", "dataset", "subject", "session", "pipeline"], sort=False, as_index=False).agg(score=("score", "mean"), time=("fit_seconds", "sum"), samples=("trials", "first"), channels=("channels", "first"))
-    g["dataset"] = g.dataset.str.split("-").str[0] + np.where(g.paradigm.str.contains(" "), " " + g.paradigm, "")
+    g["dataset"] = g.dataset.map(short_name) + np.where(g.paradigm.str.contains(" "), " " + g.paradigm, "")
     g["n_sessions"] = 1
     return g.rename(columns=dict(paradigm="task"))

@@ -98,7 +98,7 @@ def validation_loss(net, strategy, x, y, batch: int = 64) -> float:
     net.eval()
     return sum(float(_loss(net, strategy, a, b)) * len(b) for a, b in zip(x.split(batch), y.split(batch))) / len(y)
 
-# %% ../nbs/10_finetuning.ipynb #7a7168a6
+# %% ../nbs/10_finetuning.ipynb #2680efea
 def fine_tune(
     net: Downstream,  # changed in place; on the device of `x`
     x,  # (trials, channels, samples) float32 tensor, microvolts at 128 Hz
@@ -122,13 +122,14 @@ def fine_tune(
             for p in net.parameters(): p.requires_grad_(False)
             for p in trained: p.requires_grad_(True)
             if epoch == 0: optimiser = torch.optim.Adam(net.new, learning_rate)
-            else: optimiser.add_param_group(dict(params=net.old))
+            else: optimiser.add_param_group(dict(params=net.old)); since = 0
         train_loss = train_epoch(net, phase, data[train], y[train], optimiser, batch_size, order)
         loss = validation_loss(net, phase, data[valid], y[valid])
         rows.append(dict(epoch=epoch, phase=phase, train_loss=train_loss, valid_loss=loss))
         if loss < best[0]: best, since = (loss, {k: v.clone() for k, v in net.state_dict().items()}), 0
         else: since += 1
         if since >= patience and (phase == strategy): break
+    if best[1] is None: raise TrainingError("the validation loss was never finite: lower the learning rate, or look for extreme samples")
     net.load_state_dict(best[1]); net.requires_grad_(True).eval()
     return pd.DataFrame(rows)
 
@@ -221,7 +222,7 @@ def _prepare(self: SJEPAClassifier, X, fitting):
     else: check_microvolts(x)
     return torch.from_numpy(x).to(self.device), montage
 
-# %% ../nbs/10_finetuning.ipynb #4cc4d3ff
+# %% ../nbs/10_finetuning.ipynb #ad50f356
 @patch
 def fit(self: SJEPAClassifier,
     X,  # (trials, channels, samples) microvolts at 128 Hz, or MNE epochs
@@ -236,7 +237,7 @@ def fit(self: SJEPAClassifier,
     if len(y) != len(x): raise ValueError(f"{len(x)} trials and {len(y)} labels")
     self.classes_, codes = np.unique(y, return_inverse=True)
     if len(self.classes_) < 2: raise ValueError(f"only one class: {self.classes_[0]!r}; a classifier needs at least two")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if str(self.device).startswith("cuda") else []):
         torch.manual_seed(self.random_state)
         self.network_ = self._build(montage).to(self.device)
         self.history_ = fine_tune(self.network_, x, torch.as_tensor(codes, device=self.device), self.strategy, self.epochs, self.patience, self.warmup_epochs, self.learning_rate, self.batch_size, self.validation, self.random_state)
@@ -271,7 +272,7 @@ def predict(self: SJEPAClassifier,
     check_is_fitted(self)
     return self.classes_[self.predict_proba(X).argmax(1)]
 
-# %% ../nbs/10_finetuning.ipynb #391e18b9
+# %% ../nbs/10_finetuning.ipynb #40bac288
 @patch
 def save(self: SJEPAClassifier, path: str | Path):
     "Write the fitted classifier to one `.safetensors` file, whole or not at all."
@@ -282,7 +283,7 @@ def save(self: SJEPAClassifier, path: str | Path):
     fitted = dict(classes=self.classes_.tolist(), dtype=self.classes_.dtype.str if self.classes_.dtype != object else "object", channel_names=self.channel_names_,
                   n_channels=self.n_channels_, n_samples=self.n_samples_, scale=self.scale_.tolist() if self.scale == "standardise" else None, places=places,
                   sizes=_sizes(self.network_), best_epoch=self.best_epoch_, n_iter=self.n_iter_)
-    about = dict(format="sjepa_nb classifier 1", settings=json.dumps(settings), fitted=json.dumps(fitted))
+    about = dict(format="sjepa_nb classifier 1", settings=json.dumps(settings, default=lambda v: v.item() if hasattr(v, "item") else str(v)), fitted=json.dumps(fitted))
     write_whole(path, lambda part: save_file({k: v.contiguous() for k, v in self.network_.state_dict().items()}, part, metadata=about))
 
 def _sizes(net):
@@ -291,12 +292,13 @@ def _sizes(net):
     layer = net.encoder.layers[0]
     return dict(width=layer.linear2.out_features, depth=len(net.encoder.layers), heads=layer.self_attn.heads, hidden=layer.linear1.out_features, dropout=layer.dropout.p)
 
-# %% ../nbs/10_finetuning.ipynb #11db5506
+# %% ../nbs/10_finetuning.ipynb #2fd71217
 @patch(cls_method=True)
 def load(cls: SJEPAClassifier,
     path: str | Path,  # a file written by `save`
+    device: str = "cpu",
 ):
-    "Read a classifier that `save` wrote. Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."
+    "Read a classifier that `save` wrote, to predict with; what it was pre-trained from is not in the file. Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."
     if not Path(path).is_file(): raise FileNotFoundError(f"no classifier at {path}")
     try:
         with safe_open(path, "pt") as f: about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
@@ -305,7 +307,7 @@ def load(cls: SJEPAClassifier,
     settings, fitted = json.loads(about["settings"]), json.loads(about["fitted"])
     places = fitted["places"]
     montage = Montage(places["names"], places["positions"]) if places else None
-    self = cls(**settings, channels=montage)
+    self = cls(**settings | dict(device=device), channels=montage)
     self.classes_ = np.array(fitted["classes"], dtype=fitted["dtype"])
     self.n_channels_, self.n_samples_, self.best_epoch_, self.n_iter_ = (fitted[k] for k in ("n_channels", "n_samples", "best_epoch", "n_iter"))
     self.channel_names_ = tuple(fitted["channel_names"]) if fitted["channel_names"] else None

@@ -45,7 +45,7 @@ def head_parameters(
     "Parameters that a head adds: weights and biases of the spatial aggregation and of the linear layer."
     return virtual_channels * (n_channels + 1) + (virtual_channels * n_tokens(n_samples) * width + 1) * n_classes
 
-# %% ../nbs/09_heads.ipynb #f6a01695
+# %% ../nbs/09_heads.ipynb #2a81a45e
 class Placed(NamedTuple):
     "A position code for the channels of a recording, and where its rows come from."
     position: PositionalEncoding
@@ -58,7 +58,7 @@ def place_channels(
 ) -> Placed:
     "The position rows of a recording's channels: learned where pre-training saw the channel (same name, less than 0.2 head radii away), else computed from its coordinates."
     known = {n: i for i, n in enumerate(pretrained.montage.names)}
-    near = lambda n, p: n in known and abs(pretrained.montage.positions[known[n]] - p).max() < .2
+    near = lambda n, p: n in known and ((pretrained.montage.positions[known[n]] - p)**2).sum() < .2**2
     learned = [n for n, p in zip(montage.names, montage.positions) if near(n, p)]
     position = PositionalEncoding(montage, pretrained.spatial.shape[1], pretrained.n_temporal)
     rows = spatial_code(montage.positions, float(pretrained.scale), pretrained.spatial.shape[1]).to(pretrained.spatial)

@@ -210,7 +210,7 @@ def load(cls: SJEPA,
     try:
         with safe_open(path, "pt") as f: about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e: raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
-    if about.get("format") != "sjepa_nb 1": raise ValueError(f"{path} was not written by SJEPA.save; for weights of braindecode's layout see from_braindecode on the weights page")
+    if about.get("format") != "sjepa_nb 1": raise ValueError(f"{path} was not written by SJEPA.save; weights of braindecode's layout are read by from_pretrained and load_braindecode (sjepa_nb.weights)")
     known, config = {f.name for f in fields(SJEPAConfig)}, json.loads(about["config"])
     if set(config) - known: raise ValueError(f"{path} was written by another version of sjepa_nb: it sets {sorted(set(config) - known)}")
     model = cls(Montage(json.loads(about["channels"]), json.loads(about["positions"])), SJEPAConfig(**config))

@@ -130,6 +130,7 @@ def test_what_failed_is_tried_again(tasks, tmp_path, monkeypatch):
     evaluation._loaded.cache_clear()
     first = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
     assert list(first[first.subject == "2"].error) == ["OSError: host is down"] and (first[first.subject == "1"].error == "").all()
+    assert summarise(first).subjects.tolist() == [1]; plot_scores(first); to_moabb(first)
     monkeypatch.setattr(Task, "load", load)
     again = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
     assert (again.error == "").all() and set(again.subject) == {"1", "2"} and len(again) == 4
@@ -169,6 +170,27 @@ def test_another_sweep_in_the_same_folder(tasks, tmp_path):
     with pytest.raises(ValueError, match="version: 0.0.1 then"): evaluate(tasks, {NONE: None}, tmp_path, folds=2, progress=False, **QUICK)
 
 
+def test_more_heads_in_the_same_folder(tasks, tmp_path):
+    "They are added; what is there is not computed again."
+    more = lambda *heads: evaluate(tasks, {NONE: None}, tmp_path, heads=heads, with_baselines=False, folds=2, progress=False, **QUICK)
+    first = more("pre-local")
+    both = more("pre-local", "post-local")
+    assert len(both) == 2 * len(first) and both.groupby(["pipeline", "subject", "fold"]).size().max() == 1
+
+
+def test_other_weights_of_the_same_name(weights, tasks, tmp_path):
+    go = lambda w: evaluate(tasks, {"a": w}, tmp_path, heads=("post-local",), strategies=("new",), with_baselines=False, folds=2, progress=False, **QUICK)
+    go(weights); go(SJEPA.load(weights))
+    with pytest.raises(ValueError, match="scores of other weights called a"): go(SJEPA(lee2019_montage(), SMALL))
+
+
+def test_datasets_keep_their_names():
+    t = made_up(dict(a=[[.5]], b=[[.6]]))
+    t["dataset"] = ["BNCI2014-001", "BNCI2014-004"]
+    assert set(to_moabb(t).dataset) == {"BNCI2014-001", "BNCI2014-004"}
+    assert evaluation.short_name("SimulatedMI-86d691f8") == "SimulatedMI"
+
+
 def test_bad_input(tasks, tmp_path):
     X, y = np.ones((6, 2, 152)), np.array([0, 0, 0, 0, 1, 1])
     with pytest.raises(ValueError, match="3 folds, and 2 trials of class 1"): cross_validate([], X, y, folds=3)
@@ -177,6 +199,8 @@ def test_bad_input(tasks, tmp_path):
     with pytest.raises(ValueError, match="a metric is one of"): cross_validate([], X, y, "f1", folds=2)
     with pytest.raises(FileNotFoundError, match="no weights"): evaluate(tasks, {"a": tmp_path / "none"}, tmp_path / "o", progress=False)
     with pytest.raises(ValueError, match="epochs is a whole number"): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, epochs=0)
+    for k, says in ((dict(scale="standardise"), "a task's"), (dict(limits={"contextual": {}}), "limits are for"), (dict(limits={"full-contextual": dict(epochs=0)}), "epochs is a whole"), (dict(folds=1), "at least 2 folds")):
+        with pytest.raises(ValueError, match=says): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, **k)
     assert not (tmp_path / "o").exists()
 
 
@@ -193,6 +217,7 @@ def test_statistics_by_hand():
     means = summarise(t).set_index("pipeline")
     assert np.allclose(means.loc["a", ["mean", "low", "high"]].astype(float), [.7, .6, .8]) and np.isclose(means.loc["b", "sd"], .1 / 2**.5)
     c = compare(t, "a", "b").set_index("paradigm")
+    assert c.loc["all", "subjects"] == 2
     assert np.isclose(c.loc["MI", "difference"], (.3 + 0) / 2) and c.loc["MI", "subjects"] == 2
     ranks = rank_pipelines(t)
     assert list(ranks.columns) == ["a", "b"] and sorted(ranks["a"]) == [1, 1, 1, 2]
@@ -249,7 +274,8 @@ def test_evaluate_and_plot(weights, tmp_path, capfd):
 
 @pytest.mark.parametrize("argv,says", [
     (["--dataset", "Nothing"], "Nothing"), (["--weights", "no/such/place"], "neither a folder nor"), (["--epochs", "0"], "epochs is a whole number"),
-    (["--dataset", "PhysionetMI", "--subjects", "400"], "has no subject 400"), (["--dataset", "PhysionetMI", "--paradigm", "SSVEP", "--subjects", "1"], "")], ids=lambda v: str(v)[:40])
+    (["--dataset", "PhysionetMI", "--subjects", "400"], "has no subject 400"), (["--dataset", "PhysionetMI", "--paradigm", "SSVEP", "--subjects", "1"], "nothing could be scored"), (["--events", "hands"], "not for simulated ones"), (["--device", "cuda:7"], "no CUDA device"),
+    (["--folds", "1"], "at least 2 folds")], ids=lambda v: str(v)[:40])
 def test_wrong_commands(argv, says, tmp_path, capfd):
     code, _, err = call(capfd, sjepa_evaluate, *argv, "--quiet", "--out", tmp_path / "o")
     assert code == 2 and err.count("\n") == 1 and says in err

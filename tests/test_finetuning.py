@@ -117,6 +117,13 @@ def test_the_warm_up_trains_the_head_alone(weights):
     assert all(torch.equal(a, b) for a, b in zip(net.local_encoder.parameters(), weights.local_encoder.parameters()))
 
 
+def test_full_has_its_own_patience(weights):
+    "What the warm-up used up does not count."
+    X, y = trials(40, strength=0.)
+    h = quick(weights, head="post-local", epochs=60, patience=6, warmup_epochs=12, learning_rate=.02).fit(X, y).history_
+    assert (h.phase == "new").sum() == 12 and (h.phase == "full").sum() >= 6
+
+
 def test_the_best_epoch_comes_back(weights):
     X, y = trials(40, strength=1.)
     c = quick(weights, head="post-local", epochs=40, patience=10, learning_rate=.01).fit(X, y)
@@ -244,6 +251,8 @@ def test_a_file_holds_the_classifier(weights, head, tmp_path):
     again = SJEPAClassifier.load(tmp_path / "c.safetensors")
     assert np.array_equal(again.predict_proba(X * 1e4), c.predict_proba(X * 1e4)) and list(again.classes_) == ["a", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+    clone(c).set_params(epochs=np.int64(2)).fit(X * 1e4, y).save(tmp_path / "d.safetensors")  # as a grid search over np.arange leaves it
+    assert SJEPAClassifier.load(tmp_path / "d.safetensors").epochs == 2
     (tmp_path / "half").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
     with pytest.raises(ValueError, match="not a whole safetensors file"): SJEPAClassifier.load(tmp_path / "half")
     weights.save(tmp_path / "other")
