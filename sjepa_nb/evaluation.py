@@ -381,11 +381,11 @@ def rank_pipelines(
     ranks = wide.dropna().rank(axis=1, ascending=False)
     return ranks[ranks.mean().sort_values().index]
 
-# %% ../nbs/11_evaluation.ipynb #95c147e5
+# %% ../nbs/11_evaluation.ipynb #fb82da07
 def pipeline_colours(names) -> dict:
     "A colour for each pipeline: hue by pre-training, lightness by head; baselines in grey."
     split = {n: next(((n[:-len(f"-{s}-{h}")], s, h) for h in HEADS for s in ("new", "full") if n.endswith(f"-{s}-{h}")), (None, None, None)) for n in names}
-    trained = [p for p in dict.fromkeys(v[0] for v in split.values()) if p]
+    trained = sorted({v[0] for v in split.values() if v[0]})
     hues = {p: plt.get_cmap("tab10")(i % 10)[:3] for i, p in enumerate(trained)}
     shade = {"pre-local": 0., "post-local": .35, "contextual": .65}
     return {n: (".45" if p is None else tuple(c + (1 - c) * shade[h] for c in hues[p])) for n, (p, s, h) in split.items()}
