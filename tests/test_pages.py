@@ -189,8 +189,9 @@ def test_same(a, b, agree): assert tool.same(a, b) == tool.same(b, a) == agree
 def picture(draw):
     import base64, io
     import matplotlib.figure
-    fig, buf = matplotlib.figure.Figure(dpi=60), io.BytesIO()
-    draw(fig.subplots()); fig.savefig(buf, format="png")
+    with matplotlib.rc_context(matplotlib.rcParamsDefault):  # MOABB's plots leave their own style behind
+        fig, buf = matplotlib.figure.Figure(dpi=60), io.BytesIO()
+        draw(fig.subplots()); fig.savefig(buf, format="png")
     return base64.b64encode(buf.getvalue()).decode()
 
 
