@@ -14,7 +14,7 @@ import math
 import re
 import time
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,6 @@ import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 from scipy.stats import permutation_test
 from sklearn.base import clone
@@ -40,7 +39,7 @@ from .data import SFREQ, Preprocessing, find_dataset, load_trials, subjects_of
 from .finetuning import SJEPAClassifier, digest
 from .heads import HEADS
 from .predictor import SJEPA, write_whole
-from .simulation import SimulatedDataset, simulated_datasets
+from .simulation import simulated_datasets
 
 # %% ../nbs/11_evaluation.ipynb #e8f37501
 METRICS = dict(accuracy="accuracy", roc_auc="area under the ROC curve")

@@ -18,7 +18,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import StratifiedShuffleSplit
@@ -31,7 +30,7 @@ from .data import SFREQ, check_microvolts
 from .heads import HEADS, Downstream
 from .local_encoder import TOKEN_SAMPLES
 from .montage import Montage, named_montage, recording_montage
-from .predictor import SJEPA, SJEPAConfig, write_whole
+from .predictor import SJEPA, SJEPAConfig, read_whole, write_whole
 from .pretraining import TrainingError, set_precision
 
 # %% ../nbs/10_finetuning.ipynb #67a755bd
@@ -299,11 +298,7 @@ def load(cls: SJEPAClassifier,
     device: str = "cpu",
 ):
     "Read a classifier that `save` wrote, to predict with; what it was pre-trained from is not in the file. Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."
-    if not Path(path).is_file(): raise FileNotFoundError(f"no classifier at {path}")
-    try:
-        with safe_open(path, "pt") as f: about, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
-    if about.get("format") != "sjepa_nb classifier 1": raise ValueError(f"{path} was not written by SJEPAClassifier.save")
+    about, tensors = read_whole(path, "sjepa_nb classifier 1", "classifier", "SJEPAClassifier.save")
     settings, fitted = json.loads(about["settings"]), json.loads(about["fitted"])
     places = fitted["places"]
     montage = Montage(places["names"], places["positions"]) if places else None

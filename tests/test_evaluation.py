@@ -84,12 +84,12 @@ def test_labels_without_meaning_score_at_chance():
     for _, g in pd.DataFrame(rows).groupby(["paradigm", "pipeline"]): assert abs(g.score.mean() - g.chance.mean()) < .25, g
 
 
-@pytest.mark.parametrize("paradigm,best", [("MI", "CSP + LDA"), ("ERP", "xDAWN + Riemann"), ("SSVEP", "CCA")])
-def test_the_baselines_work(paradigm, best):
-    task = next(t for t in simulated_tasks((12,), n_trials=(60, 180, 40)) if t.paradigm == paradigm)
-    X, y, _, _ = task.load(12)
+@pytest.mark.parametrize("paradigm,best,subject", [("MI", "CSP + LDA", 7), ("ERP", "xDAWN + Riemann", 12), ("SSVEP", "CCA", 12)])  # 7 is simulated as able to do imagery, 12 is not
+def test_the_baselines_work(paradigm, best, subject):
+    task = next(t for t in simulated_tasks((subject,), n_trials=(60, 180, 40)) if t.paradigm == paradigm)
+    X, y, _, _ = task.load(subject)
     rows = pd.DataFrame(cross_validate(baselines(paradigm, np.unique(y), eegnet=False), X, y, evaluation.default_metric(paradigm), 3, dataset="d", paradigm=paradigm, subject="12", session="1"))
-    assert (rows.error == "").all() and rows[rows.pipeline == best].score.mean() > rows.chance.mean() + (.3 if paradigm != "MI" else -.1)
+    assert (rows.error == "").all() and rows[rows.pipeline == best].score.mean() > rows.chance.mean() + .2
 
 
 def test_a_pipeline_that_fails_leaves_a_row_and_the_others_go_on():
