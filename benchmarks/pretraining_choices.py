@@ -29,7 +29,7 @@ from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import SimulatedERP, simulated_datasets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "pretraining_choices.csv"
-BASE = dict(target_norm="layer", average_layers=4, dropout=0., learning_rate=2e-4, momentum=(.999, .9999), precision="bfloat16", mask="sphere")
+BASE = dict(target_norm="layer", average_layers=4, dropout=0., learning_rate=2e-4, predictor_rate=1., momentum=(.999, .9999), precision="bfloat16", mask="sphere")
 CHOICES = dict(base=[{}], target_norm=[dict(target_norm="none"), dict(target_norm="instance")], average_layers=[dict(average_layers=1)], dropout=[dict(dropout=.1)],
                learning_rate=[dict(learning_rate=1e-4), dict(learning_rate=5e-4)], momentum=[dict(momentum=(.99, .999)), dict(momentum=(.9, .99))], precision=[dict(precision="float32")])
 
@@ -94,7 +94,7 @@ def main():
                 torch.manual_seed(seed); model = SJEPA(store.montage)
             else:
                 s = BASE | change
-                config = TrainingConfig(epochs=epochs, patience=epochs, seed=seed, learning_rate=s["learning_rate"], momentum=s["momentum"], precision=s["precision"], mask=s["mask"], batch_size=16 if s["mask"] == "sphere" else 4)
+                config = TrainingConfig(epochs=epochs, patience=epochs, seed=seed, learning_rate=s["learning_rate"], predictor_rate=s["predictor_rate"], momentum=s["momentum"], precision=s["precision"], mask=s["mask"], batch_size=16 if s["mask"] == "sphere" else 4)
                 run = Pretraining(store, split, Path(d) / f"{label}{seed}".replace(" ", ""), config, SJEPAConfig(target_norm=s["target_norm"], average_layers=s["average_layers"], dropout=s["dropout"]), progress=False)
                 try: run.run()
                 except RuntimeError as e: row["failed"] = str(e)[:80]

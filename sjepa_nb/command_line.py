@@ -86,7 +86,8 @@ def _training_options(p):
     g.add_argument("--epochs", type=int, metavar="N", help=f"at most (default: {c.epochs})")
     g.add_argument("--patience", type=int, metavar="N", help=f"stop after so many epochs without a better validation loss (default: {c.patience})")
     g.add_argument("--batch-size", type=int, metavar="N", help=f"windows (default: {c.batch_size})")
-    g.add_argument("--learning-rate", type=float, metavar="X", help=f"at its peak (default: {c.learning_rate})")
+    g.add_argument("--learning-rate", type=float, metavar="X", help=f"of the encoders, at its peak (default: {c.learning_rate})")
+    g.add_argument("--predictor-rate", type=float, metavar="X", help=f"learning rate of the predictor, in multiples of the encoders' (default: {c.predictor_rate:g})")
     g.add_argument("--seed", type=int, metavar="N", help=f"(default: {c.seed})")
     g.add_argument("--precision", choices=["auto", "float32", "bfloat16"], help="of the feed-forward networks (default: auto, what the machine is fast at)")
     g.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, … (default: cuda where there is one)")
@@ -103,7 +104,7 @@ def _run_options(p, out):
 
 DEFAULTS = dict(dataset=[], subjects=None, recordings=[], subject_regex=None, valid_subjects=None, valid_share=.15, test_subjects=(), reference="average", scale="raise", drop_unplaced=False,
                 length=4., interval=16.9, store=None, jobs=1, mask=TrainingConfig.radius, mask_strategy="sphere", dropout=SJEPAConfig.dropout, target_norm=SJEPAConfig.target_norm,
-                epochs=TrainingConfig.epochs, patience=TrainingConfig.patience, batch_size=TrainingConfig.batch_size, learning_rate=TrainingConfig.learning_rate, seed=0, precision="auto",
+                epochs=TrainingConfig.epochs, patience=TrainingConfig.patience, batch_size=TrainingConfig.batch_size, learning_rate=TrainingConfig.learning_rate, predictor_rate=TrainingConfig.predictor_rate, seed=0, precision="auto",
                 device=None, workers=None, profile=0, checkpoint_minutes=5., out="sjepa_run", quiet=False, debug=False, resume=False)
 LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "workers", "profile", "checkpoint_minutes")  # may differ when a run is resumed
 
@@ -145,7 +146,7 @@ def _check_device(name):
 
 def _configs(o):
     "The training's and the model's settings."
-    training = TrainingConfig(epochs=o["epochs"], patience=o["patience"], batch_size=o["batch_size"], learning_rate=o["learning_rate"], mask=o["mask_strategy"].replace("-", " "), radius=o["mask"],
+    training = TrainingConfig(epochs=o["epochs"], patience=o["patience"], batch_size=o["batch_size"], learning_rate=o["learning_rate"], predictor_rate=o["predictor_rate"], mask=o["mask_strategy"].replace("-", " "), radius=o["mask"],
                               seed=o["seed"], precision=o["precision"], checkpoint_minutes=o["checkpoint_minutes"])
     return training, SJEPAConfig(dropout=o["dropout"], target_norm=o["target_norm"])
 
@@ -398,14 +399,14 @@ def sjepa_plot(
     return _guarded("sjepa_plot", work, o.debug)
 
 # %% ../nbs/13_command_line.ipynb #fd3eee32
-DEMO = dict(QUICK, jobs=1)
+DEMO = dict(QUICK, jobs=min(2, os.cpu_count() or 1))
 
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
     "Simulate recordings, pre-train an S-JEPA on them, and show what came of it."
     p = argparse.ArgumentParser("sjepa_demo", argument_default=argparse.SUPPRESS, description="Pre-train a full-size S-JEPA on simulated EEG (8 subjects, 3 paradigms) in a few minutes, then fine-tune and test it: bars, a falling loss, weights, scores beside chance and baselines, figures.")
-    p.add_argument("--epochs", type=int, metavar="N", help="(default: 10)")
+    p.add_argument("--epochs", type=int, metavar="N", help="(default: 5)")
     p.add_argument("--seed", type=int, metavar="N", help="of the simulation and the training (default: 0)")
     p.add_argument("--subjects", type=int, nargs="+", metavar="S", help="simulated subjects to test, above 8 (default: 12)")
     _run_options(p, "sjepa_demo")
@@ -414,7 +415,7 @@ def sjepa_demo(
     def work():
         start = time.monotonic()
         print(f"S-JEPA on simulated EEG, in {a['out']}/" + (": going on with the run that is there" if told else ""), flush=True)
-        demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], epochs=10, seed=0)
+        demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], batch_size=16, epochs=5, seed=0)
         if min(a.get("subjects", [12])) < 9: raise ValueError("--subjects are above 8: the pre-training sees 1 to 8")
         options = _settle(demo | {k: v for k, v in a.items() if k != "subjects"} | dict(resume=told))
         _train(options)

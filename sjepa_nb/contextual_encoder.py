@@ -315,7 +315,8 @@ class FeedForward(torch.autograd.Function):
         w1, b1, w2, b2 = (t.detach().to(dtype) for t in (w1, b1, w2, b2))
         for a, o in zip(x.split(CHUNK), out.split(CHUNK)):
             h = hidden_layer(a.to(dtype), w1, b1)
-            o.copy_(torch.addmm(b2, h, w2.T))
+            if dtype == o.dtype: torch.addmm(b2, h, w2.T, out=o)
+            else: o.copy_(torch.addmm(b2, h, w2.T))
             if trained: hidden.append(h)
         if trained: ctx.save_for_backward(x, w1, w2, *hidden)
         return out

@@ -275,11 +275,13 @@ def evaluate(
     done = _begin(out, told)
     jobs = [(t, s, n) for t in tasks for s in t.subjects for n in [*pretrainings, *["baselines"] * with_baselines]]
     todo = [j for j in jobs if not _complete(done, *j, pretrainings, heads, strategies, folds)]
+    place = {(t.name, _dataset(t).code, str(s), "" if n == "baselines" else n): i for i, (t, s, n) in enumerate(jobs)}
     run = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(delayed(_cell)(*j, pretrainings, heads, strategies, folds, seed, settings, limits) for j in todo)
     for rows in tqdm(run, total=len(todo), desc="evaluation", unit="cell", disable=not progress):
         fresh = pd.DataFrame(rows, columns=RESULTS)
         key = ["pipeline", "paradigm", "dataset", "subject", "fold"]
         done = fresh if done is None else pd.concat([done[~pd.MultiIndex.from_frame(done[key]).isin(pd.MultiIndex.from_frame(fresh[key]))], fresh], ignore_index=True)
+        done = done.iloc[np.argsort([place.get(k, -1) for k in zip(done.paradigm, done.dataset, done.subject, done.pretraining)], kind="stable")]  # whichever process was first
         write_whole(path, lambda part: done.to_csv(part, index=False))
     return read_results(path)
 

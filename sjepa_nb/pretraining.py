@@ -47,7 +47,8 @@ class TrainingConfig:
     "How to train. What the paper states: L1, early stop after 10 epochs; from the author's configuration: batch of 32. The rest is chosen by experiment."
     epochs: int = 100  # at most; the schedules are laid out over them
     batch_size: int = 32  # windows
-    learning_rate: float = 2e-4  # at its peak
+    learning_rate: float = 5e-5  # of the encoders, at its peak
+    predictor_rate: float = 10.  # learning rate of the predictor, in multiples of the encoders'
     warmup: float = .1  # share of all steps
     final_rate: float = .05  # last learning rate, as a share of the peak
     weight_decay: float = .01  # on matrices only
@@ -67,14 +68,14 @@ class TrainingConfig:
         if self.precision not in ("auto", "float32", "bfloat16"): raise ValueError(f'precision is "auto", "float32" or "bfloat16", not {self.precision!r}')
         for name in ("epochs", "batch_size", "patience", "seed"):
             if getattr(self, name) != int(getattr(self, name)) or getattr(self, name) < (name != "seed"): raise ValueError(f"{name} must be a whole number{'' if name == 'seed' else ' of at least 1'}, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "radius", "checkpoint_minutes"):
+        for name in ("learning_rate", "predictor_rate", "clip", "radius", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < math.inf: raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("warmup", "final_rate", "momentum", "betas"):
             if not all(0 <= v <= 1 for v in np.atleast_1d(getattr(self, name))): raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
 # %% ../nbs/08_pretraining.ipynb #eb88f1c0
 def learning_rate(step: int, steps: int, config: TrainingConfig) -> float:
-    "Linear warm-up, then half a cosine down to `final_rate`."
+    "Of the encoders: linear warm-up, then half a cosine down to `final_rate`."
     warm = max(1, round(config.warmup * steps))
     if step < warm: return config.learning_rate * (step + 1) / warm
     share = (step - warm) / max(1, steps - warm)
@@ -279,12 +280,13 @@ def check_collapse(
 
 # %% ../nbs/08_pretraining.ipynb #c2e5d025
 def make_optimiser(model: SJEPA, config: TrainingConfig) -> torch.optim.AdamW:
-    "AdamW over what is trained; weight decay on matrices and kernels, except for the position rows."
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    decays = lambda n, p: p.dim() > 1 and not n.startswith("position.")
-    groups = [dict(params=[p for n, p in trained if decays(n, p)], weight_decay=config.weight_decay),
-              dict(params=[p for n, p in trained if not decays(n, p)], weight_decay=0.)]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+    "AdamW over what is trained: a faster predictor, and weight decay on matrices and kernels, except for the position rows."
+    trained, groups = [(n, p) for n, p in model.named_parameters() if p.requires_grad], {}
+    for n, p in trained:
+        decays, predicts = p.dim() > 1 and not n.startswith("position."), n.startswith("predictor.")
+        group = groups.setdefault((predicts, decays), dict(params=[], weight_decay=config.weight_decay * decays, factor=config.predictor_rate if predicts else 1.))
+        group["params"].append(p)
+    return torch.optim.AdamW(groups.values(), lr=config.learning_rate, betas=config.betas, fused=all(p.device.type in ("cpu", "cuda") for _, p in trained))
 
 def keep_memory():
     "Ask glibc to keep freed blocks instead of handing them back after each step: page faults of large buffers cost time on a CPU (about a tenth of a step of 32 one-second windows, measured once)."
@@ -306,7 +308,7 @@ def train_step(model, optimiser, x, masks, channels, step, steps, config,
     share: float = 1.,  # of the batch's hidden tokens that this process has, times the number of processes
 ) -> tuple[float, float]:  # loss, norm of the gradient
     "One optimiser step on one batch. Raises `TrainingError` on a loss or gradient that is not finite."
-    for group in optimiser.param_groups: group["lr"] = learning_rate(step, steps, config)
+    for group in optimiser.param_groups: group["lr"] = learning_rate(step, steps, config) * group["factor"]
     loss = model(x, masks, channels).loss * share
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

@@ -124,6 +124,14 @@ def test_an_interrupted_sweep_goes_on(weights, tasks, table, tmp_path, monkeypat
     assert {p.name for p in (tmp_path / "s").iterdir()} == {"results.csv", "sweep.json", ".write"} - {".write"}
 
 
+def test_the_table_is_in_the_order_of_the_sweep(weights, tasks, tmp_path):
+    "Whatever was done first."
+    few = dict(heads=("pre-local",), strategies=("full",), with_baselines=False, folds=2, progress=False, **QUICK)
+    evaluate(tasks, {NONE: None}, tmp_path, **few)
+    both = evaluate(tasks, {"1s-60%": weights, NONE: None}, tmp_path, **few)
+    assert list(zip(both.subject, both.pretraining, both.fold)) == [(s, n, f) for s in ("1", "2") for n in ("1s-60%", NONE) for f in (0, 1)]
+
+
 def test_what_failed_is_tried_again(tasks, tmp_path, monkeypatch):
     load = Task.load
     monkeypatch.setattr(Task, "load", lambda self, s: (_ for _ in ()).throw(OSError("host is down")) if s == 2 else load(self, s))
