@@ -406,7 +406,7 @@ def sjepa_demo(
 ) -> int:  # exit code
     "Simulate recordings, pre-train an S-JEPA on them, and show what came of it."
     p = argparse.ArgumentParser("sjepa_demo", argument_default=argparse.SUPPRESS, description="Pre-train a full-size S-JEPA on simulated EEG (8 subjects, 3 paradigms) in a few minutes, then fine-tune and test it: bars, a falling loss, weights, scores beside chance and baselines, figures.")
-    p.add_argument("--epochs", type=int, metavar="N", help="(default: 5)")
+    p.add_argument("--epochs", type=int, metavar="N", help="(default: 4)")
     p.add_argument("--seed", type=int, metavar="N", help="of the simulation and the training (default: 0)")
     p.add_argument("--subjects", type=int, nargs="+", metavar="S", help="simulated subjects to test, above 8 (default: 12)")
     _run_options(p, "sjepa_demo")
@@ -415,7 +415,7 @@ def sjepa_demo(
     def work():
         start = time.monotonic()
         print(f"S-JEPA on simulated EEG, in {a['out']}/" + (": going on with the run that is there" if told else ""), flush=True)
-        demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], batch_size=16, epochs=5, seed=0)
+        demo = {} if told else dict(dataset=["simulated"], length=1., interval=4., valid_subjects=["7", "8"], batch_size=16, epochs=4, learning_rate=1e-4, seed=0)  # a short run: twice the usual rates
         if min(a.get("subjects", [12])) < 9: raise ValueError("--subjects are above 8: the pre-training sees 1 to 8")
         options = _settle(demo | {k: v for k, v in a.items() if k != "subjects"} | dict(resume=told))
         _train(options)
