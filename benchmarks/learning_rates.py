@@ -4,7 +4,8 @@
     MNE_DATA=... python benchmarks/learning_rates.py --data real
 
 Recordings, windows and the linear classifier are those of `pretraining_choices.py`. A row an epoch (0: before training) goes to results/learning_rates.csv; the last epoch's
-has the classifier's AUC, as has epoch 0 and, without rates, a row for plain band powers. Trainings that are there already are skipped.
+has the classifier's AUC, as has epoch 0 and, without rates, a row for plain band powers. Trainings that are there already
+are skipped, so one table holds one number of epochs.
 """
 import argparse
 import tempfile
@@ -15,7 +16,6 @@ import pandas as pd
 import torch
 
 from pretraining_choices import features, probe, questions, stores
-from sjepa_nb.predictor import SJEPA
 from sjepa_nb.pretraining import Pretraining, TrainingConfig, validate
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "learning_rates.csv"
@@ -50,7 +50,7 @@ def main():
         for seed in range(a.seeds):
             for rate, multiple in RATES:
                 if ((done.learning_rate == rate) & (done.predictor_rate == multiple) & (done.seed == seed)).any(): continue
-                config = TrainingConfig(epochs=a.epochs, patience=a.epochs, batch_size=16, learning_rate=rate, predictor_rate=multiple, seed=seed)
+                config = TrainingConfig(epochs=a.epochs, patience=a.epochs, batch_size=16, learning_rate=rate, predictor_rate=multiple, seed=seed, precision="float32")
                 run = Pretraining(store, split, Path(d) / f"{rate} {multiple} {seed}", config, progress=False)
                 about = dict(data=a.data, learning_rate=rate, predictor_rate=multiple, seed=seed)
                 begin = about | dict(epoch=0, step=0, probe_auc=probe(a.data, features(run.model, x), y, group), **validate(run.model, store, split["valid"], config))

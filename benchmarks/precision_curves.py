@@ -28,7 +28,7 @@ def main():
         split = split_by_subject(store.index, valid=[6])
         for seed in range(a.seeds):
             for precision in ("float32", "bfloat16"):
-                run = Pretraining(store, split, f"{folder}/{precision}{seed}", TrainingConfig(epochs=a.epochs, batch_size=16, seed=seed, precision=precision), progress=False)
+                run = Pretraining(store, split, f"{folder}/{precision}{seed}", TrainingConfig(epochs=a.epochs, batch_size=16, learning_rate=2e-4, predictor_rate=1., seed=seed, precision=precision), progress=False)
                 run.run()
                 epochs = pd.read_csv(run.folder / "epochs.csv")
                 tables.append(pd.read_csv(run.folder / "steps.csv")[["step", "loss"]].assign(precision=precision, seed=seed))

@@ -399,7 +399,7 @@ def sjepa_plot(
     return _guarded("sjepa_plot", work, o.debug)
 
 # %% ../nbs/13_command_line.ipynb #fd3eee32
-DEMO = dict(QUICK, jobs=min(2, os.cpu_count() or 1))
+DEMO = dict(QUICK, full_contextual_epochs=14, jobs=min(2, os.cpu_count() or 1))
 
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None
@@ -421,5 +421,5 @@ def sjepa_demo(
         _train(options)
         print("\nDownstream: subjects that the pre-training has not seen, trained and tested within each", flush=True)
         _evaluate(dict(DEMO, weights=[a["out"]], out=str(Path(a["out"]) / "evaluation"), seed=options["seed"], quiet=a.get("quiet", False), subjects=a.get("subjects", [12])))
-        print(f"  in all {(time.monotonic() - start) / 60:.1f} minutes. Simulated recordings: nothing here says how well S-JEPA does on real EEG.")
+        print(f"  full-contextual, slow on a CPU, had at most {DEMO['full_contextual_epochs']} epochs, the others {DEMO['epochs']}\n  in all {(time.monotonic() - start) / 60:.1f} minutes. Simulated recordings: nothing here says how well S-JEPA does on real EEG.")
     return _guarded("sjepa_demo", work, a.get("debug"))

@@ -307,6 +307,18 @@ def test_two_montages_in_one_training(tmp_path):
     assert (run.model.position.spatial - before).abs().amax(1).min() > 0
 
 
+def test_the_predictor_has_a_rate_of_its_own(begin):
+    "It is checked, it reaches the optimiser, and it belongs to a run."
+    for wrong in (0., -1., float("nan")):
+        with pytest.raises(ValueError, match="predictor_rate"): TrainingConfig(predictor_rate=wrong)
+    run = begin(config=TrainingConfig(epochs=1, batch_size=16, precision="float32", predictor_rate=3.)); run.run()
+    names = {id(p): n for n, p in run.model.named_parameters()}
+    last = pretraining.learning_rate(run.steps - 1, run.steps, run.config)
+    for group in run.optimiser.param_groups:
+        for p in group["params"]: assert group["lr"] == pytest.approx(last * (3 if names[id(p)].startswith("predictor.") else 1))
+    with pytest.raises(ValueError, match="predictor_rate: 3.0 then, 10.0 now"): begin(config=TrainingConfig(epochs=1, batch_size=16, precision="float32"), resume=True)
+
+
 def test_schedules():
     c = TrainingConfig()
     rates = [pretraining.learning_rate(s, 1000, c) for s in range(1000)]
