@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from pretraining_choices import features, probe, questions, stores
 from sjepa_nb.pretraining import Pretraining, TrainingConfig, validate

@@ -315,8 +315,7 @@ class FeedForward(torch.autograd.Function):
         w1, b1, w2, b2 = (t.detach().to(dtype) for t in (w1, b1, w2, b2))
         for a, o in zip(x.split(CHUNK), out.split(CHUNK)):
             h = hidden_layer(a.to(dtype), w1, b1)
-            if dtype == o.dtype: torch.addmm(b2, h, w2.T, out=o)
-            else: o.copy_(torch.addmm(b2, h, w2.T))
+            o.copy_(torch.addmm(b2, h, w2.T))
             if trained: hidden.append(h)
         if trained: ctx.save_for_backward(x, w1, w2, *hidden)
         return out
