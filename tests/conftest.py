@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torchaudio_stub  # noqa: F401
+from commands import COMMAND, Command
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = os.environ.get("MNE_DATA")
@@ -27,3 +28,12 @@ def real_data(monkeypatch):
     if not list(Path(REAL).glob("MNE-*-data")): pytest.skip(f"no MOABB downloads (MNE-…-data) in MNE_DATA={REAL}")
     monkeypatch.setenv("MNE_DATA", REAL)
     return Path(REAL)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    "The run that `COMMAND` makes, and its windows."
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    p = Command(*COMMAND, "--out", out); said, wrong = p.communicate()
+    assert p.returncode == 0, wrong
+    return out

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import COMMAND, Command, no_large_files
 from sjepa_nb import pretraining
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.data import WindowStore, build_store, moabb_sources, split_by_subject
@@ -71,35 +72,17 @@ def test_resume_after_an_exception_anywhere(begin, tmp_path, monkeypatch):
         assert_same_run(tmp_path / "whole", tmp_path / f"at{at}")
 
 
-COMMAND = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects", "2", "--length", "1", "--interval", "25", "--batch-size", "4", "--epochs", "2",
-           "--precision", "float32", "--quiet", "--checkpoint-minutes", "0.001"]
-
-
-def command(*args, **kw):
-    env = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen([sys.executable, "-c", "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))", *map(str, args)],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kw)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    p = command(*COMMAND, "--out", out); said, wrong = p.communicate()
-    assert p.returncode == 0, wrong
-    return out
-
-
 def test_killed_at_random_moments(undisturbed, tmp_path):
     "SIGKILL while it reads, then twice while it trains, validates or saves; in the end the losses and weights are those of the undisturbed run."
     rng, out, kills = random.Random(0), tmp_path / "run", 0
     steps = lambda: len((out / "steps.csv").read_text().splitlines()) if (out / "steps.csv").exists() else 0
     for reached in (lambda: any(out.glob("windows.zarr.partial/*")), lambda: steps() >= 4, lambda: steps() >= 10):
-        p = command(*(["--resume", "--checkpoint-minutes", "0.001"] if (out / "command.json").exists() else COMMAND), "--out", out, "--quiet")
+        p = Command(*(["--resume", "--checkpoint-minutes", "0.001"] if (out / "command.json").exists() else COMMAND), "--out", out, "--quiet")
         while p.poll() is None and not reached(): time.sleep(.02)
         time.sleep(rng.uniform(0, .5))
         kills += p.poll() is None
         p.kill(); p.communicate()
-    p = command("--resume", "--out", out, "--quiet")
+    p = Command("--resume", "--out", out, "--quiet")
     said, wrong = p.communicate()
     assert p.returncode == 0, wrong
     assert kills == 3
@@ -108,7 +91,7 @@ def test_killed_at_random_moments(undisturbed, tmp_path):
 
 def test_sigterm_saves_and_leaves(undisturbed, tmp_path):
     whole, out = undisturbed, tmp_path / "run"
-    p = command(*COMMAND[:-2], "--out", out)
+    p = Command(*COMMAND[:-2], "--store", whole / "windows.zarr", "--out", out)
     while not (out / "steps.csv").exists() and p.poll() is None: time.sleep(.05)
     time.sleep(.3); p.send_signal(signal.SIGTERM)
     said, wrong = p.communicate()
@@ -116,7 +99,7 @@ def test_sigterm_saves_and_leaves(undisturbed, tmp_path):
         assert p.returncode == 130 and "SIGTERM: saved after step" in wrong and "Traceback" not in wrong
         assert json.loads((out / "run.json").read_text())["status"] == "interrupted"
         assert load_checkpoint(out)["step"] == len(pd.read_csv(out / "steps.csv"))
-        p = command("--resume", "--out", out, "--quiet"); p.communicate()
+        p = Command("--resume", "--out", out, "--quiet"); p.communicate()
         assert p.returncode == 0
     assert_same_run(whole, out)
 
@@ -231,16 +214,13 @@ def test_a_trace(begin, tmp_path):
 def test_a_full_disk(undisturbed, tmp_path):
     "A limit on the size of files stands for a full disk: an error of one line, no half-written file under a final name."
     whole, out = undisturbed, tmp_path / "run"
-    shutil.copytree(whole / "windows.zarr", tmp_path / "windows.zarr")
-    import resource
-    limit = lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)))
-    p = command(*COMMAND, "--store", tmp_path / "windows.zarr", "--out", out, preexec_fn=limit)
+    p = Command(*COMMAND, "--store", whole / "windows.zarr", "--out", out, before=no_large_files)
     said, wrong = p.communicate()
     assert p.returncode == 2, wrong
     lines = [l for l in wrong.splitlines() if l]
     assert len(lines) == 1 and "could not write" in lines[0] and "disk full" in lines[0], wrong
     assert not list(out.glob("*.pt")) and not list(out.glob("*.safetensors")) and not list(out.glob(".*part"))
-    p = command("--resume", "--out", out, "--quiet"); said, wrong = p.communicate()  # with room again, it goes on
+    p = Command("--resume", "--out", out, "--quiet"); said, wrong = p.communicate()  # with room again, it goes on
     assert p.returncode == 0, wrong
     assert_same_run(whole, out)
 

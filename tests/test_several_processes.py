@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import COMMAND, Command
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.predictor import SJEPA
@@ -19,15 +20,23 @@ from sjepa_nb.pretraining import World, epoch_batches, share_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or not torch.distributed.is_gloo_available(), reason="needs gloo and torchrun")
 
-OPTIONS = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects", "2", "--length", "1", "--interval", "25", "--batch-size", "6", "--epochs", "2",
-           "--precision", "float32", "--checkpoint-minutes", "0.001"]
+OPTIONS = [*COMMAND, "--batch-size", "6"]
 
 
-def start(processes, *options):
+@pytest.fixture(scope="module")
+def one(undisturbed, tmp_path_factory):
+    "The run of one process."
+    out = tmp_path_factory.mktemp("one") / "run"
+    p = Command(*OPTIONS, "--store", undisturbed / "windows.zarr", "--out", out, threads=1); said, wrong = p.communicate()
+    assert p.returncode == 0, wrong
+    return out
+
+
+def start(*options):
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     program = "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--max-restarts", "2", "--monitor-interval", "0.2", "--standalone", "--no-python"]
-    return subprocess.Popen([*(torchrun if processes > 1 else []), sys.executable, "-c", program, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2", "--monitor-interval", "0.2", "--standalone", "--no-python"]
+    return subprocess.Popen([*torchrun, sys.executable, "-c", program, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True)
 
 
 def end(p, seconds=300):
@@ -35,14 +44,6 @@ def end(p, seconds=300):
     try: said, _ = p.communicate(timeout=seconds)
     except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL); raise
     return p.returncode, said
-
-
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-    out = tmp_path_factory.mktemp("one") / "run"
-    p = start(1, *OPTIONS, "--out", out, "--quiet"); code, said = end(p)
-    assert code == 0, said
-    return out
 
 
 def assert_same_curve(a, b):
@@ -54,17 +55,17 @@ def assert_same_curve(a, b):
 
 
 def test_two_processes_have_the_curve_of_one(one, tmp_path):
-    p = start(2, *OPTIONS, "--out", tmp_path / "run"); code, said = end(p)
+    p = start(*OPTIONS, "--out", tmp_path / "run"); code, said = end(p)
     assert code == 0, said
     assert_same_curve(one, tmp_path / "run")
     assert said.count("windows to train on") == said.count("finished: 2 epochs") == 1 and "2 processes" in said
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
 
 
-def test_a_killed_worker_is_replaced(one, tmp_path):
+def test_a_killed_worker_is_replaced(one, undisturbed, tmp_path):
     "SIGKILL to the second process in the middle of the training: torchrun starts both again, and they go on from the last checkpoint."
     out = tmp_path / "run"
-    p = start(2, *OPTIONS, "--out", out, "--quiet")
+    p = start(*OPTIONS, "--store", undisturbed / "windows.zarr", "--out", out)
     steps = lambda: len((out / "steps.csv").read_text().splitlines()) if (out / "steps.csv").exists() else 0
     while p.poll() is None and steps() < 8: time.sleep(.02)
     found = subprocess.run(["pgrep", "-P", str(p.pid)], capture_output=True, text=True).stdout.split()
@@ -75,16 +76,16 @@ def test_a_killed_worker_is_replaced(one, tmp_path):
     assert_same_curve(one, out)
 
 
-def test_sigterm_to_torchrun(one, tmp_path):
+def test_sigterm_to_torchrun(one, undisturbed, tmp_path):
     "All leave at the same step, saved; one process then goes on with what two began."
     out = tmp_path / "run"
-    p = start(2, *OPTIONS, "--out", out, "--quiet")
+    p = start(*OPTIONS, "--store", undisturbed / "windows.zarr", "--out", out)
     while p.poll() is None and (not (out / "steps.csv").exists() or len((out / "steps.csv").read_text().splitlines()) < 4): time.sleep(.02)
     p.send_signal(signal.SIGTERM)
     code, said = end(p)
     assert code != 0 and json.loads((out / "run.json").read_text())["status"] == "interrupted", said
-    p = start(1, "--resume", "--out", out, "--quiet"); code, said = end(p)
-    assert code == 0, said
+    p = Command("--resume", "--out", out); said, wrong = p.communicate()
+    assert p.returncode == 0, wrong
     assert_same_curve(one, out)
 
 
