@@ -399,7 +399,7 @@ def sjepa_plot(
     return _guarded("sjepa_plot", work, o.debug)
 
 # %% ../nbs/13_command_line.ipynb #fd3eee32
-DEMO = dict(QUICK, full_contextual_epochs=12, jobs=min(2, os.cpu_count() or 1))
+DEMO = dict(QUICK, folds=2, full_contextual_epochs=12, jobs=min(2, os.cpu_count() or 1))
 
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None

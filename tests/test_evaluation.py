@@ -79,7 +79,7 @@ def test_labels_without_meaning_score_at_chance():
     for t in simulated_tasks((1,), n_trials=(40, 60, 40), effect=0.):
         X, y, _, montage = t.load(1)
         X, montage = X[:, ::3], montage.select(montage.names[::3])
-        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NONE, None, montage, ("pre-local", "post-local"), epochs=5) if p.name != "CCA"]
+        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NONE, None, montage, ("pre-local", "post-local"), epochs=12) if p.name != "CCA"]
         rows += cross_validate(pipelines, X, y, evaluation.default_metric(t.paradigm), 4, dataset="d", paradigm=t.paradigm, subject="1", session="1")
     for _, g in pd.DataFrame(rows).groupby(["paradigm", "pipeline"]): assert abs(g.score.mean() - g.chance.mean()) < .25, g
 
