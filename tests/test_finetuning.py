@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, fine_tune
+from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.montage import named_montage
 from sjepa_nb.predictor import SJEPA, SJEPAConfig
@@ -172,7 +172,7 @@ def test_a_seed_is_a_seed(weights):
 
 # ---------------------------------------------------------------- scikit-learn
 
-class Flat(SJEPAClassifier):
+class Flat:
     "For scikit-learn's checks, whose data are tables: every column becomes a channel that holds a wave of that size."
     def _wave(self, X):
         X = finetuning.check_array(X, dtype=np.float32)
@@ -189,12 +189,17 @@ class Flat(SJEPAClassifier):
         return tags
 
 
+class FlatClassifier(Flat, SJEPAClassifier): pass
+class FlatFeatures(Flat, SJEPAFeatures): pass
+
+
 # The one check that cannot hold, with its reason.
 EXPECTED = {"check_n_features_in_after_fitting": "trials have channels and samples: what does not fit is named in those words"}
 
 
-def test_scikit_learns_checks():
-    results = check_estimator(Flat(epochs=15, warmup_epochs=0, learning_rate=.03, reference=None, scale="raise"), expected_failed_checks=EXPECTED, on_fail=None, on_skip=None)
+@pytest.mark.parametrize("estimator", [FlatClassifier(epochs=15, warmup_epochs=0, learning_rate=.03, reference=None), FlatFeatures(encoder="local", reference=None)], ids=lambda e: type(e).__name__)
+def test_scikit_learns_checks(estimator):
+    results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None, on_skip=None)
     failed = {r["check_name"]: str(r["exception"])[:300] for r in results if r["status"] == "failed"}
     assert not failed, failed
     assert sum(r["status"] == "passed" for r in results) > 30
@@ -324,3 +329,50 @@ def test_real_recordings_in_moabbs_evaluation(real_data, tmp_path):
     evaluation = WithinSessionEvaluation(paradigm, [data], overwrite=True, hdf5_path=str(tmp_path))
     results = evaluation.process({"S-JEPA": SJEPAClassifier(epochs=5), "Riemann": riemann()})
     assert len(results) == 2 and results.score.between(0, 1).all() and set(results["samples"]) == {45.}
+
+
+# ---------------------------------------------------------------- features
+
+@pytest.mark.parametrize("encoder", ["contextual", "local"])
+def test_features_are_the_models_tokens(weights, encoder):
+    X, _ = trials(5)
+    x = torch.from_numpy(X - X.mean(1, keepdims=True))
+    with torch.no_grad():
+        tokens = weights.local_encoder(x)
+        if encoder == "contextual": tokens = weights.encoder((tokens + weights.position(tokens.shape[2])).flatten(1, 2)).unflatten(1, tokens.shape[1:3])
+    FEATURES.clear()
+    for mean, axes in finetuning.MEANS.items():
+        f = SJEPAFeatures(weights, encoder, mean, CHANNELS, batch_size=2).fit(X)
+        expected = (tokens.mean(axes) if axes else tokens).flatten(1).numpy()
+        np.testing.assert_allclose(f.transform(X), expected, atol=1e-5)
+        assert len(f.get_feature_names_out()) == expected.shape[1]
+
+
+def test_features_in_a_pipeline_are_computed_once(weights, monkeypatch, tmp_path):
+    X, y = trials(40, strength=20.)
+    FEATURES.clear(); seen = []
+    frozen = Downstream.frozen
+    monkeypatch.setattr(Downstream, "frozen", lambda self, x: (seen.append(len(x)), frozen(self, x))[1])
+    weights.save(tmp_path / "weights.safetensors")
+    pipe = make_pipeline(SJEPAFeatures(tmp_path / "weights.safetensors", channels=CHANNELS), LogisticRegression(max_iter=1000))
+    search = GridSearchCV(pipe, {"logisticregression__C": [.1, 10.]}, cv=4).fit(X, y)
+    assert sum(seen) == 40 and search.best_score_ > .7
+
+
+def test_features_of_epochs_and_of_their_array_are_equal(weights):
+    X, _ = trials(6)
+    info = mne.create_info(list(CHANNELS[::-1]), 128., "eeg"); info.set_montage("standard_1005")
+    epochs = mne.EpochsArray(X[:, ::-1] * 1e-6, info)
+    f = SJEPAFeatures(weights, channels=CHANNELS)
+    a = f.fit_transform(X); FEATURES.clear()
+    np.testing.assert_allclose(f.transform(epochs), a, atol=1e-4)  # channels are found by name
+    assert f.set_output(transform="pandas").transform(X).shape == (6, 6 * 64)
+
+
+def test_features_refuse(weights):
+    X, _ = trials(6)
+    for wrong, message in ((dict(mean="space"), "mean is one of"), (dict(encoder="conv"), "encoder is one of 'contextual', 'local'"), (dict(batch_size=0), "batch_size is a whole number"), (dict(weights=3), "weights are an SJEPA"), (dict(channels=None), "give their names or a montage")):
+        with pytest.raises(ValueError, match=message): SJEPAFeatures(**dict(weights=weights, channels=CHANNELS) | wrong).fit(X)
+    f = SJEPAFeatures(weights, channels=CHANNELS).fit(X)
+    with pytest.raises(ValueError, match="fit saw 6 and 200"): f.transform(X[..., :160])
+    with pytest.raises(ValueError, match="multiply by 1e6"): f.transform(X * 1e-6)
