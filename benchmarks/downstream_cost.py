@@ -17,19 +17,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pretraining_step import ROOT  # also finds the stub that braindecode needs
+from pretraining_step import ROOT, chs_info, without_dropout  # also finds the stub that braindecode needs
+from sjepa_nb.montage import lee2019_montage
+
 RESULTS = ROOT / "results" / "downstream_cost.csv"
 TRIALS, SAMPLES = 100, 536  # of fine-tuning: Lee2019's training run of motor imagery
 HOURS = ((2072, 5), (2072, 15), (2072, 60), (536, 15), (152, 15))  # samples of a window, minutes
 
 
 def noise(n, samples): return np.random.default_rng(0).standard_normal((n, 62, samples), dtype=np.float32) * 10
-
-
-def places():
-    from sjepa_nb.montage import lee2019_montage
-    montage = lee2019_montage()
-    return montage, [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(montage.names, montage.positions)]
 
 
 def ours_tuned(head, strategy, epochs, device):
@@ -41,7 +37,7 @@ def ours_tuned(head, strategy, epochs, device):
         return real(*a)
     finetuning.train_epoch = watched
     x, y, start = noise(TRIALS, SAMPLES), np.arange(TRIALS) % 2, time.perf_counter()
-    finetuning.SJEPAClassifier(head=head, strategy=strategy, channels=places()[0], reference=None, epochs=epochs, patience=10**6, warmup_epochs=1, device=device).fit(x, y)
+    finetuning.SJEPAClassifier(head=head, strategy=strategy, channels=lee2019_montage(), reference=None, epochs=epochs, patience=10**6, warmup_epochs=1, device=device).fit(x, y)
     return np.diff([start, *begun[1:], time.perf_counter()])
 
 
@@ -50,11 +46,8 @@ def peer_tuned(head, strategy, epochs, device, dropout=None):
     import torchaudio_stub  # noqa: F401
     from braindecode import models
     from sjepa_nb.finetuning import split_validation
-    net = getattr(models, {"contextual": "SignalJEPA_Contextual", "post-local": "SignalJEPA_PostLocal", "pre-local": "SignalJEPA_PreLocal"}[head])(n_outputs=2, chs_info=places()[1], n_times=SAMPLES, sfreq=128).to(device)
-    if dropout == 0:
-        for m in net.modules():
-            if isinstance(m, torch.nn.Dropout): m.p = 0.
-            if isinstance(m, torch.nn.MultiheadAttention): m.dropout = 0.
+    net = getattr(models, {"contextual": "SignalJEPA_Contextual", "post-local": "SignalJEPA_PostLocal", "pre-local": "SignalJEPA_PreLocal"}[head])(n_outputs=2, chs_info=chs_info(lee2019_montage()), n_times=SAMPLES, sfreq=128).to(device)
+    if dropout == 0: without_dropout(net)
     new = [p for n, p in net.named_parameters() if n.startswith(("spatial_conv", "final_layer"))]
     assert 0 < len(new) < len(list(net.parameters()))
     x, y = torch.from_numpy(noise(TRIALS, SAMPLES)).to(device), torch.arange(TRIALS, device=device) % 2
@@ -79,7 +72,7 @@ def peer_tuned(head, strategy, epochs, device, dropout=None):
 def ours_transformed(samples, minutes, device):
     from sjepa_nb.finetuning import SJEPAFeatures
     x = noise(minutes * 60 * 128 // samples, samples)
-    features, t = SJEPAFeatures(channels=places()[0], reference=None, device=device).fit(x[:1]), time.perf_counter()
+    features, t = SJEPAFeatures(channels=lee2019_montage(), reference=None, device=device).fit(x[:1]), time.perf_counter()
     features.transform(x)
     return [time.perf_counter() - t]
 
@@ -88,7 +81,7 @@ def peer_transformed(samples, minutes, device):
     import torchaudio_stub  # noqa: F401
     from braindecode.models import SignalJEPA
     x = torch.from_numpy(noise(minutes * 60 * 128 // samples, samples))
-    model, t = SignalJEPA(chs_info=places()[1], n_times=samples, sfreq=128).to(device).eval(), time.perf_counter()
+    model, t = SignalJEPA(chs_info=chs_info(lee2019_montage()), n_times=samples, sfreq=128).to(device).eval(), time.perf_counter()
     with torch.no_grad(): torch.cat([model(part.to(device)).unflatten(1, (62, -1)).mean(2).flatten(1).cpu() for part in x.split(8)])
     return [time.perf_counter() - t]
 

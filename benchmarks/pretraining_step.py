@@ -38,17 +38,23 @@ def batch_and_mask(samples, batch):
     return montage, torch.randn(batch, 62, samples, generator=torch.Generator().manual_seed(0)) * 10, hidden
 
 
+def chs_info(montage): return [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(montage.names, montage.positions)]
+
+
+def without_dropout(model):
+    for m in model.modules():
+        if isinstance(m, torch.nn.Dropout): m.p = 0.
+        if isinstance(m, torch.nn.MultiheadAttention): m.dropout = 0.
+
+
 def peer(samples, batch, dropout, device):
     "The step made of braindecode's modules: a function that takes one step and returns the loss."
     import torchaudio_stub  # noqa: F401
     from braindecode.models import SignalJEPA
     montage, x, hidden = batch_and_mask(samples, batch)
     torch.manual_seed(0)
-    model = SignalJEPA(chs_info=[dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(montage.names, montage.positions)], n_times=samples, sfreq=128).to(device).train()
-    if dropout == 0:
-        for m in model.modules():
-            if isinstance(m, torch.nn.Dropout): m.p = 0.
-            if isinstance(m, torch.nn.MultiheadAttention): m.dropout = 0.
+    model = SignalJEPA(chs_info=chs_info(montage), n_times=samples, sfreq=128).to(device).train()
+    if dropout == 0: without_dropout(model)
     teacher = copy.deepcopy(model.transformer.encoder).requires_grad_(False).eval()
     mask_token = torch.nn.Parameter(torch.randn(64, device=device) * .02)
     optimiser = torch.optim.AdamW([*model.parameters(), mask_token], lr=2e-4, betas=(.9, .98), weight_decay=.01, fused=True)  # as ours
