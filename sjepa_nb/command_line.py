@@ -144,9 +144,14 @@ def _sources(o):
     if not o["dataset"] and not o["recordings"]: raise ValueError("nothing to train on: give --dataset NAME (or `simulated`), or --recordings FILE …; see --help")
     sources = []
     for name in o["dataset"]:
-        sets = simulated_datasets(seed=o["seed"]) if name == "simulated" else [name]
+        sets = _simulated(o) if name == "simulated" else [name]
         for d in sets: sources += moabb_sources(d, o["subjects"])
     return sources + (file_sources(o["recordings"], o["subject_regex"]) if o["recordings"] else [])
+
+def _simulated(o):
+    "The simulated datasets: 8 people, or as many as the subjects that are wanted say."
+    wanted = [int(s) for s in o["subjects"] or [] if str(s).isdigit()]
+    return simulated_datasets(max([8, *wanted]), seed=o["seed"])
 
 def _store(o, sources):
     "Build or reopen the store of windows."
@@ -188,7 +193,7 @@ def _probes(o, trains):
     for name in o["probe"]:
         if name != "simulated" and not people: raise ValueError(f"--probe {name} needs --probe-subjects: people whom the training does not see")
         asked = people or ["9", "10"]
-        dataset = simulated_datasets(seed=o["seed"])[0] if name == "simulated" else find_dataset(name)
+        dataset = _simulated(o)[0] if name == "simulated" else find_dataset(name)
         who = subjects_of(pd.DataFrame(dict(dataset=dataset.code, subject=asked)))
         if seen := sorted(set(who) & trains):
             raise ValueError(f"--probe {name} would ask people who train: {', '.join(seen)}; keep them out by --test-subjects, or choose other --probe-subjects")
