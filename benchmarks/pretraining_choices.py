@@ -1,111 +1,142 @@
-"""Which of the unpublished choices of S-JEPA's pre-training matter? One short training for each, on simulated or real recordings.
+"""Which choices of S-JEPA's pre-training carry it? One training of thousands of steps for each, one change at a time.
 
-    python benchmarks/pretraining_choices.py --data simulated
-    MNE_DATA=... python benchmarks/pretraining_choices.py --data real
+    OMP_NUM_THREADS=1 python benchmarks/pretraining_choices.py --work DIR [--only NAME …] [--steps 3000]
 
-Every choice is changed alone, from the same start. A training is judged by what its frozen encoder is worth to a linear classifier that is asked
-something the training never was: target or not (simulated ERP, within the held-out subjects), eyes open or closed (PhysionetMI's rest runs, across
-the held-out subjects). The loss cannot judge: other targets have another loss. Rows are added to results/pretraining_choices.csv; those already there are skipped.
+Simulated people 1 to 8 train, 9 to 12 are asked: a training is judged by what its frozen tokens are worth to the probes of
+page 08, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of
+every thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several processes may share DIR.
 """
 import argparse
+import os
 import platform
-import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from filelock import FileLock, Timeout
 
-from sjepa_nb.data import build_store, load_trials, moabb_sources, split_by_subject
+from sjepa_nb.data import build_store, moabb_sources, split_by_subject
+from sjepa_nb.diagnostics import simulated_probes
 from sjepa_nb.predictor import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import Pretraining, TrainingConfig
-from sjepa_nb.simulation import SimulatedERP, simulated_datasets
+from sjepa_nb.pretraining import Pretraining, TrainingConfig, TrainingError, set_precision
+from sjepa_nb.simulation import simulated_datasets
 
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "pretraining_choices.csv"
-BASE = dict(target_norm="layer", average_layers=4, dropout=0., learning_rate=2e-4, predictor_rate=1., momentum=(.999, .9999), precision="bfloat16", mask="sphere")
-CHOICES = dict(base=[{}], target_norm=[dict(target_norm="none"), dict(target_norm="instance")], average_layers=[dict(average_layers=1)], dropout=[dict(dropout=.1)],
-               learning_rate=[dict(learning_rate=1e-4), dict(learning_rate=5e-4)], momentum=[dict(momentum=(.99, .999)), dict(momentum=(.9, .99))], precision=[dict(precision="float32")])
-
-
-def stores(data, folder):
-    "The windows to train and validate on, and their split."
-    if data == "simulated":
-        sources = [s for d in simulated_datasets(n_subjects=10, seed=1) for s in moabb_sources(d)]
-        store = build_store(folder / "store", sources, length=152, interval=5., progress=False)
-        return store, split_by_subject(store.index, valid=[9, 10])
-    rest = [38, 40, 50, 59, 64, 71]
-    store = build_store(folder / "store", moabb_sources("PhysionetMI", [1, 2, 3, *rest]), length=152, interval=4., progress=False)
-    return store, split_by_subject(store.index, valid=rest)
-
-
-def questions(data, store, split):
-    "Windows of held-out subjects `(n, channels, samples)`, their classes, and their groups."
-    if data == "simulated":
-        x, y, meta, _ = load_trials(SimulatedERP(n_subjects=10, n_trials=240, seed=1, test_run=False), "ERP", subjects=[9, 10])
-        return x, (y == "Target").astype(int), meta.subject.to_numpy()
-    rows = store.index.loc[split["valid"]]
-    x = np.concatenate([store.read([i]) for i in rows.index])
-    return x, rows.run.str.contains("2").to_numpy().astype(int), rows.subject.to_numpy()
-
-
-@torch.no_grad()
-def features(model, x):
-    "Context tokens of whole windows, averaged over time: `(n, channels × width)`."
-    model = model.eval()
-    return torch.cat([model.encode(b).unflatten(1, (x.shape[1], -1)).mean(2).flatten(1) for b in torch.from_numpy(np.ascontiguousarray(x)).split(64)]).numpy()
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+BASE = dict(size="4/8/256", length=152, interval=1.3, batch_size=32, learning_rate=5e-4, predictor_rate=4.,
+            momentum=(.99, .9995), target_norm="layer", mask="sphere", radius=.6, crop=None)
+CHOICES = {
+    "base": {},
+    "base, seed 1": dict(seed=1),
+    "base, seed 2": dict(seed=2),
+    "rate 1e-4": dict(learning_rate=1e-4),
+    "momentum 0.999 to 0.9999": dict(momentum=(.999, .9999)),
+    "the old defaults' rates and momentum": dict(learning_rate=5e-5, predictor_rate=10., momentum=(.999, .9999)),
+    "targets centred": dict(target_norm="centred"),
+    "targets instance": dict(target_norm="instance"),
+    "radius 0.8": dict(radius=.8),
+    "radius 0.4": dict(radius=.4),
+    "fixed budget 0.6": dict(mask="fixed budget", batch_size=4),
+    "predictor 1 x": dict(predictor_rate=1.),
+    "predictor 10 x": dict(predictor_rate=10.),
+    "size 2/8/64": dict(size="2/8/64"),
+    "size 8/8/256": dict(size="8/8/256"),
+    "1,000 steps": dict(steps=1000),
+    "6,000 steps": dict(steps=6000),
+    "rate 1e-3": dict(learning_rate=1e-3),
+    "windows every 5.2 s": dict(interval=5.2),
+    "windows that begin anywhere": dict(length=320, crop=152),
+    "targets as they are": dict(target_norm="none"),
+    "momentum 0.996 to 0.9999": dict(momentum=(.996, .9999)),
+    "windows of 4 s, batch 8": dict(length=536, batch_size=8),
+    "size 8/8/2048": dict(size="8/8/2048"),
+}
 
 
-def probe(data, f, y, group):
-    "AUC of a linear classifier on features `f`: within subjects (simulated) or across them (real); mean over the subjects."
-    clf = make_pipeline(StandardScaler(), PCA(40, random_state=0), LogisticRegression(C=.1, max_iter=2000))
-    if data == "real":
-        p = cross_val_predict(clf, f, y, groups=group, cv=LeaveOneGroupOut(), method="decision_function")
-        return float(np.mean([roc_auc_score(y[group == g], p[group == g]) for g in np.unique(group)]))
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    return float(np.mean([roc_auc_score(y[group == g], cross_val_predict(clf, f[group == g], y[group == g], cv=folds, method="decision_function")) for g in np.unique(group)]))
+def windows(work, length, interval):
+    "The windows of people 1 to 8, built once, and of 9 and 10 to validate on."
+    sources = [s for d in simulated_datasets(n_subjects=10, seed=0) for s in moabb_sources(d)]
+    store = build_store(work / f"windows-{length}-{interval}", sources, length=length, interval=interval, progress=False)
+    return store, split_by_subject(store.index, valid=[9, 10])
+
+
+def append(name, rows):
+    "Add rows to a table that other processes write as well."
+    path = RESULTS / name
+    with FileLock(RESULTS / f".{name}.lock"):
+        old = [pd.read_csv(path)] if path.exists() else []
+        part = path.with_suffix(".part")
+        pd.concat([*old, pd.DataFrame(rows)]).to_csv(part, index=False, float_format="%.5g")
+        os.replace(part, path)
+
+
+def done():
+    "The choices that the table has already."
+    path = RESULTS / "pretraining_choices.csv"
+    return set(pd.read_csv(path).choice) if path.exists() else set()
+
+
+def about():
+    "What a row says of where it was made."
+    return dict(torch=torch.__version__, processor=platform.machine(), threads=torch.get_num_threads())
+
+
+def untrained(seed, probes, montage):
+    "The row of a network that has learned nothing."
+    torch.manual_seed(seed)
+    model = SJEPA(montage, SJEPAConfig.preset(BASE["size"]))
+    set_precision(model, "auto", "cpu")
+    scores = {}
+    for probe in probes: scores |= probe(model)
+    return dict(choice=f"untrained, seed {seed}", steps=0, **scores, **about())
+
+
+def train(choice, change, work, steps, probes):
+    "One training; rows of the final state, and of the states on the way."
+    s = BASE | dict(seed=0, steps=steps) | change
+    store, split = windows(work, s["length"], s["interval"])
+    config = TrainingConfig(
+        steps=s["steps"], patience=10_000, seed=s["seed"], batch_size=s["batch_size"], learning_rate=s["learning_rate"],
+        predictor_rate=s["predictor_rate"], momentum=s["momentum"], mask=s["mask"], radius=s["radius"], crop=s["crop"])
+    sizes = SJEPAConfig.preset(s["size"], target_norm=s["target_norm"])
+    folder = work / "".join(c if c.isalnum() else "-" for c in choice)
+    run = Pretraining(store, split, folder, config, sizes, probes, (folder / "checkpoint.pt").exists(), progress=False)
+    row, start = dict(choice=choice, **s), time.monotonic()
+    try: run.run()
+    except TrainingError as e: row["failed"] = str(e)[:80]
+    row["seconds"] = round(time.monotonic() - start)
+    epochs = pd.read_csv(folder / "epochs.csv")
+    last, names = epochs.iloc[-1], list(epochs.columns[epochs.columns.get_loc("memory_gb") + 1:])
+    kept = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share", *names]
+    seen = epochs[epochs[names[0]].notna()]
+    curve = [dict(choice=choice, step=int(r.step) + 1, **{k: r[k] for k in kept}) for _, r in seen.iterrows()]
+    run.model.save(folder / "last.safetensors")
+    return row | dict(steps=run.step, windows=len(split["train"]), **{k: last[k] for k in kept}, **about()), curve
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", choices=["simulated", "real"], required=True)
-    p.add_argument("--steps", type=int, default=150, help="optimiser steps of a training, about (default 150)")
-    p.add_argument("--seeds", type=int, default=3, help="untrained networks, and trainings of the base; the other choices get one seed (default 3)")
-    p.add_argument("--only", nargs="*", help="names of choices to run (default: all)")
+    p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
+    p.add_argument("--only", nargs="*", help="names of choices (default: all)")
+    p.add_argument("--steps", type=int, default=3000)
     args = p.parse_args()
-    with tempfile.TemporaryDirectory() as d:
-        store, split = stores(args.data, Path(d))
-        x, y, group = questions(args.data, store, split)
-        per_epoch = -(-len(split["train"]) // 16)
-        epochs = max(2, round(args.steps / per_epoch))
-        done = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=["data", "choice", "seed"])
-        todo = [("untrained", None, s) for s in range(args.seeds)] + [(c, v, s) for c, values in CHOICES.items() for v in values for s in range(args.seeds if c == "base" else 1)]
-        for choice, change, seed in todo:
-            label = choice if not change else "; ".join(f"{k}={v}" for k, v in change.items())
-            if args.only and choice not in args.only or ((done.data == args.data) & (done.choice == label) & (done.seed == seed)).any(): continue
-            row, start = dict(data=args.data, choice=label, seed=seed), time.time()
-            if choice == "untrained":
-                torch.manual_seed(seed); model = SJEPA(store.montage)
-            else:
-                s = BASE | change
-                config = TrainingConfig(epochs=epochs, patience=epochs, seed=seed, learning_rate=s["learning_rate"], predictor_rate=s["predictor_rate"], momentum=s["momentum"], precision=s["precision"], mask=s["mask"], batch_size=16 if s["mask"] == "sphere" else 4)
-                run = Pretraining(store, split, Path(d) / f"{label}{seed}".replace(" ", ""), config, SJEPAConfig(target_norm=s["target_norm"], average_layers=s["average_layers"], dropout=s["dropout"]), progress=False)
-                try: run.run()
-                except RuntimeError as e: row["failed"] = str(e)[:80]
-                last = pd.read_csv(run.folder / "epochs.csv").iloc[-1]
-                row |= dict(steps=run.step, train_windows=len(split["train"]), valid_windows=len(split["valid"]), **{k: last[k] for k in ("train_loss", "loss", "trivial", "positional", "spread", "rank")})
-                model = run.model
-            row |= dict(probe_auc=probe(args.data, features(model, x), y, group), seconds=round(time.time() - start), torch=torch.__version__, processor=platform.machine(), threads=torch.get_num_threads())
-            old = pd.read_csv(RESULTS) if RESULTS.exists() else None
-            RESULTS.parent.mkdir(exist_ok=True)
-            pd.concat([old, pd.DataFrame([row])] if old is not None else [pd.DataFrame([row])]).to_csv(RESULTS, index=False, float_format="%.5g")
-            print({k: row.get(k) for k in ("choice", "seed", "loss", "trivial", "positional", "spread", "rank", "probe_auc", "seconds")}, flush=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    probes = simulated_probes((9, 10, 11, 12))
+    store, _ = windows(args.work, BASE["length"], BASE["interval"])
+    for choice in [f"untrained, seed {k}" for k in range(3)] + list(CHOICES):
+        if choice in done() or args.only and choice not in args.only: continue
+        lock = FileLock(args.work / f".{''.join(filter(str.isalnum, choice))}.lock")
+        try: lock.acquire(timeout=0)
+        except Timeout: continue
+        with lock:
+            if choice in done(): continue
+            if choice.startswith("untrained"):
+                append("pretraining_choices.csv", [untrained(int(choice[-1]), probes, store.montage)])
+                continue
+            row, curve = train(choice, CHOICES[choice], args.work, args.steps, probes)
+            append("pretraining_choices.csv", [row])
+            append("pretraining_curves.csv", curve)
+            print({k: v for k, v in row.items() if k in ("choice", "loss", "seconds") or " " in k}, flush=True)
 
 
 if __name__ == "__main__": main()
