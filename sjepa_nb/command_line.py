@@ -27,7 +27,7 @@ from torch import distributed
 
 from .data import Preprocessing, build_store, file_sources, find_dataset, moabb_sources, split_by_subject, subjects_of, window_samples
 from .diagnostics import make_probe, simulated_probes
-from .evaluation import NONE, RESULTS, Pipeline, Task, cross_validate, default_metric, evaluate, plot_ranking, plot_scores, read_results, short_name, simulated_tasks, summarise
+from .evaluation import NONE, RESULTS, STRATEGIES, Pipeline, Task, cross_validate, default_metric, evaluate, plot_ranking, plot_scores, read_results, short_name, simulated_tasks, summarise
 from .finetuning import SJEPAClassifier
 from .heads import HEADS
 from .local_encoder import n_tokens
@@ -324,7 +324,7 @@ def _tasks(o):
         if name == "simulated":
             known = [int(s) for s in subjects or (11, 12)]
             if o.get("events") or o.get("standardise"): raise ValueError("--events and --standardise are for recorded datasets, not for simulated ones")
-            tasks += [t for t in simulated_tasks(known, seed=o.get("seed", 0), effect=o.get("effect", 3.)) if o.get("paradigm", t.paradigm) == t.paradigm]
+            tasks += [t for t in simulated_tasks(known, seed=o.get("seed", 0), effect=o.get("effect", 1.)) if o.get("paradigm", t.paradigm) == t.paradigm]
             continue
         ds = find_dataset(name)
         paradigm = o.get("paradigm") or KINDS.get(ds.paradigm)
@@ -344,7 +344,7 @@ def _task_options(p, weights):
     g.add_argument("--subjects", nargs="+", metavar="S", help="subjects to test (default: all; of the simulated ones 11 and 12, which no pre-training sees)")
     g.add_argument("--events", nargs="+", metavar="E", help="classes by name, e.g. hands feet (default: left and right hand for imagery, all for the rest)")
     g.add_argument("--standardise", action="store_true", help="scale the channels by the training trials, where the unit is unknown")
-    g.add_argument("--effect", type=float, metavar="X", help="strength of what tells the simulated classes apart (default: 3)")
+    g.add_argument("--effect", type=float, metavar="X", help="strength of what tells the simulated classes apart (default: 1, calibrated)")
     g = p.add_argument_group("training")
     g.add_argument("--folds", type=int, metavar="N", help="of the cross-validation within each subject (default: 5)")
     g.add_argument("--epochs", type=int, metavar="N", help="at most (default: 500)")
@@ -406,10 +406,11 @@ def sjepa_evaluate(
         epilog="example: sjepa_evaluate --weights run1 run4 run16 --dataset Lee2019_MI --subjects 48 49 50 51 52 53 54 --jobs 4 --out sweep")
     _task_options(p, "folders or files of pre-trainings, or repositories on the hub, each as PATH or NAME=PATH")
     p.add_argument("--heads", nargs="+", choices=HEADS, help="(default: all three)")
-    p.add_argument("--strategies", nargs="+", choices=["new", "full"], help="(default: both)")
+    p.add_argument("--strategies", nargs="+", choices=STRATEGIES, help="(default: all; `probe` is the closed-form one)")
     p.add_argument("--no-baselines", action="store_true", help="S-JEPA alone")
     p.add_argument("--quick", action="store_true", help=f"a reduced sweep: {QUICK['folds']} folds, at most {QUICK['epochs']} epochs, patience {QUICK['patience']}, and {QUICK['full_contextual_epochs']} epochs for the slow full-contextual, unless given")
     p.add_argument("--full-contextual-epochs", type=int, metavar="N", help="at most, for the one way that is slow on a CPU (default: as --epochs)")
+    p.add_argument("--train-trials", type=int, metavar="N", help="of each training fold that are used (default: all)")
     p.add_argument("--jobs", type=int, metavar="N", help="processes (default: 1)")
     _run_options(p, "sjepa_evaluation")
     o = vars(p.parse_args(argv))
@@ -420,8 +421,8 @@ def _evaluate(o):
     "The whole of `sjepa_evaluate`, for complete options."
     _calm(); start = time.monotonic(); _check_device(o.get("device"))
     limit = o.get("full_contextual_epochs")
-    table = evaluate(_tasks(o), _pretrainings(o.get("weights")) | {NONE: None}, o["out"], o.get("heads", HEADS), o.get("strategies", ("new", "full")), not o.get("no_baselines"), o["folds"], o["seed"], o["jobs"], not o.get("quiet"),
-                     None if limit is None else {"full-contextual": dict(epochs=min(limit, o.get("epochs", limit)))}, **_settings(o))
+    table = evaluate(_tasks(o), _pretrainings(o.get("weights")) | {NONE: None}, o["out"], o.get("heads", HEADS), o.get("strategies", STRATEGIES), not o.get("no_baselines"), o["folds"], o["seed"], o["jobs"], not o.get("quiet"),
+                     None if limit is None else {"full-contextual": dict(epochs=min(limit, o.get("epochs", limit)))}, o.get("train_trials"), **_settings(o))
     ok = table[table.error == ""]
     if not len(ok): raise ValueError(f"nothing could be scored; the first error: {table.error.iloc[0]}")
     _figures(table, o["out"])
