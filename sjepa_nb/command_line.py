@@ -324,7 +324,7 @@ def _tasks(o):
         if name == "simulated":
             known = [int(s) for s in subjects or (11, 12)]
             if o.get("events") or o.get("standardise"): raise ValueError("--events and --standardise are for recorded datasets, not for simulated ones")
-            tasks += [t for t in simulated_tasks(known, seed=o.get("seed", 0), effect=o.get("effect", 1.)) if o.get("paradigm", t.paradigm) == t.paradigm]
+            tasks += [t for t in simulated_tasks(known, seed=o.get("seed", 0), effect=o.get("effect", 1.), **({"n_trials": tuple(o["trials"])} if o.get("trials") else {})) if o.get("paradigm", t.paradigm) == t.paradigm]
             continue
         ds = find_dataset(name)
         paradigm = o.get("paradigm") or KINDS.get(ds.paradigm)
@@ -345,6 +345,7 @@ def _task_options(p, weights):
     g.add_argument("--events", nargs="+", metavar="E", help="classes by name, e.g. hands feet (default: left and right hand for imagery, all for the rest)")
     g.add_argument("--standardise", action="store_true", help="scale the channels by the training trials, where the unit is unknown")
     g.add_argument("--effect", type=float, metavar="X", help="strength of what tells the simulated classes apart (default: 1, calibrated)")
+    g.add_argument("--trials", type=int, nargs=3, metavar="N", help="simulated trials of a run, for MI, ERP (flashes; two runs) and SSVEP (default: 100 360 100; the paper's subjects gave 200, 1980 a run, 200)")
     g = p.add_argument_group("training")
     g.add_argument("--folds", type=int, metavar="N", help="of the cross-validation within each subject (default: 5)")
     g.add_argument("--epochs", type=int, metavar="N", help="at most (default: 500)")
