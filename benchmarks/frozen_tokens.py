@@ -48,10 +48,11 @@ def real():
 
 def models(names):
     "The models by name, and random ones."
-    found = {n: SJEPA.from_pretrained(n) for n in names}
+    found, places = {n: SJEPA.from_pretrained(n) for n in names}, lee2019_montage()
+    for model in found.values(): places = places.union(model.montage)
     for seed in range(3):
         torch.manual_seed(seed)
-        found[f"random {seed}"] = SJEPA(lee2019_montage(), SJEPAConfig.preset("4/8/256")).eval()
+        found[f"random {seed}"] = SJEPA(places, SJEPAConfig.preset("4/8/256")).eval()
     for model in found.values(): set_precision(model, "auto", "cpu")
     return found
 

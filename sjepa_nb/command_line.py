@@ -493,6 +493,7 @@ def _demonstrate(a):
     start, told = time.monotonic(), any(Path(a["out"]).glob("checkpoint*.pt"))
     subjects = a.pop("subjects", [12, 13, 14])
     if min(subjects) < 9: raise ValueError("--subjects are above 8: the short pre-training sees 1 to 8")
+    if a.get("seed") == 1: raise ValueError("--seed 1 is the population that the shipped model was trained on: choose another")
     say = "going on with the run that is there" if told else "a short run"
     print(f"S-JEPA on simulated EEG, in {a['out']}/: {say}", flush=True)
     options = _settle(({} if told else SHORT) | a | dict(resume=told))
