@@ -91,6 +91,15 @@ def untrained(seed, probes, montage):
     return dict(choice=f"untrained, seed {seed}", steps=0, **scores, **about())
 
 
+def given(name, probes):
+    "The row of a model that is there already, such as a shipped one."
+    model = SJEPA.from_pretrained(name)
+    set_precision(model, "auto", "cpu")
+    scores = {}
+    for probe in probes: scores |= probe(model)
+    return dict(choice=f"model {Path(name).name}", **scores, **about())
+
+
 def train(choice, change, work, steps, probes):
     "One training; rows of the final state, and of the states on the way."
     s = BASE | dict(seed=0, steps=steps) | change
@@ -119,9 +128,12 @@ def main():
     p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
     p.add_argument("--only", nargs="*", help="names of choices (default: all)")
     p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--weights", nargs="*", default=[], help="models that are there already: ask them too, and train nothing")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     probes = simulated_probes((9, 10, 11, 12))
+    for name in args.weights: append("pretraining_choices.csv", [given(name, probes)])
+    if args.weights: return
     store, _ = windows(args.work, BASE["length"], BASE["interval"])
     for choice in [f"untrained, seed {k}" for k in range(3)] + list(CHOICES):
         if choice in done() or args.only and choice not in args.only: continue
