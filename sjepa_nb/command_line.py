@@ -29,7 +29,7 @@ from .data import Preprocessing, build_store, file_sources, find_dataset, moabb_
 from .diagnostics import make_probe, simulated_probes
 from .evaluation import NONE, RESULTS, STRATEGIES, Pipeline, Task, cross_validate, default_metric, evaluate, plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores, summarise
 from .finetuning import SJEPAClassifier
-from .heads import HEADS
+from .heads import FILTERS, HEADS, NORMS
 from .local_encoder import n_tokens
 from .predictor import PRESETS, TARGET_NORMS, SJEPA, SJEPAConfig, shipped_models, write_whole
 from .pretraining import EPOCH_COLUMNS, Pretraining, TrainingConfig, TrainingError, World, plot_pretraining
@@ -350,10 +350,12 @@ def _task_options(p, weights):
     g.add_argument("--folds", type=int, metavar="N", help="of the cross-validation within each subject (default: 5)")
     g.add_argument("--epochs", type=int, metavar="N", help="at most (default: 500)")
     g.add_argument("--patience", type=int, metavar="N", help="epochs without a better validation loss (default: 50)")
+    g.add_argument("--norm", choices=NORMS, help="of the local encoder: the paper's over each window, or frozen to the training trials' statistics, which keeps amplitudes (default: window)")
+    g.add_argument("--filters", choices=FILTERS, help="where the virtual channels of `new` and `full` start: random, as in the paper, or from the training trials (default: random)")
     g.add_argument("--seed", type=int, metavar="N", help="(default: 0)")
     g.add_argument("--device", metavar="D", help="cpu, cuda, … (default: cpu)")
 
-def _settings(o): return {k: o[k] for k in ("epochs", "patience", "device") if k in o} | ({"random_state": o["seed"]} if "seed" in o else {})
+def _settings(o): return {k: o[k] for k in ("epochs", "patience", "norm", "filters", "device") if k in o} | ({"random_state": o["seed"]} if "seed" in o else {})
 
 # %% ../nbs/14_command_line.ipynb #5ad1c1a3
 def sjepa_finetune(
