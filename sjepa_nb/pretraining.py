@@ -615,15 +615,16 @@ def _row(self: Pretraining, seen) -> dict:
 def _close_epoch(self: Pretraining):
     "Validate, probe, write the epoch's row, keep the best weights, look for collapse."
     seen = validate(self.model, self.store, self.split["valid"], self.config, self.device, workers=self.workers, world=self.world)
-    epoch, row = self.epoch - 1, None
+    epoch, merit = self.epoch - 1, math.nan
     if self.world.first:
         row = self._row(seen | self._probe())
         self.epochs_table.append(row)
-    row = self.world.gather(row)[0]
+        merit = self._merit(row)
+    merit = self.world.gather(merit)[0]
     if not math.isfinite(seen["loss"]):
         raise TrainingError(f"epoch {epoch + 1}: the validation loss is {seen['loss']}; the best weights so far are kept")
-    if self._merit(row) < self.best:
-        self.best, self.best_epoch = self._merit(row), epoch
+    if merit < self.best:
+        self.best, self.best_epoch = merit, epoch
         if self.world.first: self.model.save(self.folder / "model.safetensors")
     self.epoch_seconds = self.waited = 0.
     self._save()
