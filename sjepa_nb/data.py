@@ -40,7 +40,7 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from .montage import Montage, recording_montage
+from .montage import Montage, other_kind, recording_montage
 
 # %% ../nbs/01_data.ipynb #adf4d292
 SFREQ = 128.  # Hz: the rate at which everything after this page works.
@@ -187,13 +187,17 @@ def _at_rate(mask, sfreq, rate, n, margin=0.):
         res[max(0, int(np.floor((a / sfreq - margin) * rate))):max(0, int(np.ceil((b / sfreq + margin) * rate)))] = True
     return res
 
-def _notes(raw, montage, prep):
-    "What a reader of the windows may want to know about the recording that they come from."
+def _notes(raw, names, prep):
+    "What a reader of the windows may want to know about the recording of which the channels `names` were used."
     eeg = [raw.ch_names[i] for i in mne.pick_types(raw.info, eeg=True, exclude=())]
     bads = [n for n in eeg if n in raw.info["bads"]]
-    unplaced = len(eeg) - len(bads) - len(montage)
+    rest = [n for n in eeg if n not in bads and n not in names]
+    kinds = {n: other_kind(n) for n in rest}
+    others = [f"{n} ({k})" for n, k in kinds.items() if k]
+    unplaced = [n for n, k in kinds.items() if not k]
     if bads: yield f"marked as bad: {', '.join(bads)}"
-    if unplaced: yield f"{unplaced} channels without a position left out"
+    if others: yield f"no electrodes, left out: {', '.join(others)}"
+    if unplaced: yield f"{len(unplaced)} channels without a position left out: {', '.join(unplaced)}"
     if raw.info["lowpass"] < prep.h_freq: yield f"recorded with a low-pass at {raw.info['lowpass']:g} Hz: nothing above it"
     if raw.info["highpass"] > prep.l_freq: yield f"recorded with a high-pass at {raw.info['highpass']:g} Hz: little below it"
 
@@ -215,7 +219,7 @@ def preprocess(
     x = _filtered(clean, prep)
     reasons = {k: _at_rate(v.any(0), sfreq, prep.sfreq, x.shape[1], MARGIN) for k, v in defects.items()}
     reasons["annotated"] = _at_rate(_annotated(raw), sfreq, prep.sfreq, x.shape[1])
-    return _calibrated(Recording(x, montage, prep.sfreq, reasons, tuple(_notes(raw, montage, prep))), prep)
+    return _calibrated(Recording(x, montage, prep.sfreq, reasons, tuple(_notes(raw, names, prep))), prep)
 
 # %% ../nbs/01_data.ipynb #d8a4d154
 def _filtered(clean, prep):

@@ -180,11 +180,26 @@ def draw_traits(
     able = rng.uniform() >= unable
     alpha_hz = about(10, .9, 8, 12)
     return Traits(
-        exponent=about(1.6, .2, 1.1, 2.1), background=factor(75, .25), alpha_hz=alpha_hz, alpha=factor(55, .5),
-        mu_hz=float(np.clip(alpha_hz + rng.normal(.8, .7), 8.5, 13.5)), mu=factor(45, .35), erd=float(rng.beta(2, 2)) * able, erd_delay=about(.7, .1, .5, 1),
-        p300=factor(36, .35), p300_delay=about(.38, .035, .3, .46), n200=factor(18, .35), n200_delay=about(.21, .015, .18, .25), flash=factor(14, .35),
-        ssvep=factor(30, .4), ssvep_delay=about(.13, .015, .1, .17),
-        blinks=factor(12, .4), muscle=factor(18, .4), line=factor(4, .5), drift=factor(15, .3))
+        exponent=about(1.6, .2, 1.1, 2.1),
+        background=factor(75, .25),
+        alpha_hz=alpha_hz,
+        alpha=factor(55, .5),
+        mu_hz=float(np.clip(alpha_hz + rng.normal(.8, .7), 8.5, 13.5)),
+        mu=factor(45, .35),
+        erd=min(1.4 * float(rng.beta(2, 2)), .9) * able,
+        erd_delay=about(.7, .1, .5, 1),
+        p300=factor(90, .35),
+        p300_delay=about(.38, .035, .3, .46),
+        n200=factor(45, .35),
+        n200_delay=about(.21, .015, .18, .25),
+        flash=factor(14, .35),
+        ssvep=factor(60, .7),
+        ssvep_delay=about(.13, .015, .1, .17),
+        blinks=factor(12, .4),
+        muscle=factor(18, .4),
+        line=factor(4, .5),
+        drift=factor(15, .3),
+    )
 
 # %% ../nbs/02_simulation.ipynb #7657aedb
 def _brain(head, t, n, sfreq, rng):
