@@ -19,6 +19,7 @@ setup(
     license="BSD-3-Clause",
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
+    package_data={cfg["lib_path"]: ["pretrained/*"]},
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),

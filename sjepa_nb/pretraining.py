@@ -133,12 +133,29 @@ def epoch_batches(
 # %% ../nbs/09_pretraining.ipynb #237e9ae1
 class Batches(torch.utils.data.Dataset):
     "Windows of a store, a batch at a time: rows → (windows `(batch, channels, samples)`, the number of their montage)."
-    def __init__(self, store: WindowStore): self.store, self.montage = store, store.index["montage"].to_numpy()
+    def __init__(self,
+        store: WindowStore,
+        most: float = 2e9,  # bytes of a store that is kept in memory, run by run, once it has been read
+    ):
+        self.store, self.montage = store, store.index["montage"].to_numpy()
+        self.where = store.index[["recording", "row"]].to_numpy()
+        size = sum(len(store.montages[m]) for m in self.montage) * store.length * 4
+        self.runs, self.keeps = {}, size <= most
+
     def __len__(self): return len(self.store)
+
+    def window(self, i):
+        "One window, from memory."
+        recording, row = self.where[i]
+        if recording not in self.runs:
+            mine = np.flatnonzero(self.where[:, 0] == recording)
+            self.runs[recording] = dict(zip(self.where[mine, 1], self.store.read(mine)))
+        return self.runs[recording][row]
+
     def __getitem__(self, rows):
-        x = self.store.read(rows)
+        x = np.stack([self.window(i) for i in rows]) if self.keeps else self.store.read(rows)
         check_microvolts(x)
-        return np.asarray(x), int(self.montage[rows[0]])
+        return x, int(self.montage[rows[0]])
 
 def as_it_is(batch):
     "No conversion: arrays travel through a pipe, since shared memory is small in many containers."

@@ -17,7 +17,7 @@ from commands import Command
 from sjepa_nb import evaluation
 from sjepa_nb.command_line import sjepa_evaluate, sjepa_finetune, sjepa_plot
 from sjepa_nb.evaluation import (NONE, RESULTS, Pipeline, Task, baselines, chance_of, compare, cross_validate, evaluate, plot_ranking, plot_scores, rank_pipelines, read_results, simulated_tasks,
-                                 sjepa_pipelines, summarise, to_moabb)
+                                 sjepa_pipelines, summarise, to_moabb, ways)
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.heads import HEADS
 from sjepa_nb.montage import lee2019_montage, named_montage
@@ -50,9 +50,11 @@ def table(weights, tasks, tmp_path_factory):
 # ---------------------------------------------------------------- the table
 
 def test_one_row_a_fold(table):
-    ways = {f"1s-60%-{s}-{h}" for s in ("new", "full") for h in HEADS} | {f"{NONE}-full-{h}" for h in HEADS} | {"tangent space + LR", "CSP + LDA", "EEGNet"}
-    assert set(table.pipeline) == ways and list(table) == list(RESULTS)
-    assert (table.groupby(["pipeline", "subject"]).fold.nunique() == 2).all() and len(table) == len(ways) * 4
+    ours = {f"{name}-{s}-{h}" for name in ("1s-60%", NONE) for s, h in ways()}
+    assert len(ours) == 14 and f"{NONE}-probe-pre-local" in ours
+    ways_of_all = ours | {"tangent space + LR", "CSP + LDA", "EEGNet"}
+    assert set(table.pipeline) == ways_of_all and list(table) == list(RESULTS)
+    assert (table.groupby(["pipeline", "subject"]).fold.nunique() == 2).all() and len(table) == len(ways_of_all) * 4
     assert (table.error == "").all() and table.score.between(0, 1).all() and (table.chance == .5).all() and (table.trials + table.test_trials == 12).all()
     new = table[table.pipeline == "1s-60%-new-post-local"]
     assert set(new.parameters) == {4 * 63 + (4 * 4 * 64 + 1) * 2} and set(table[table.pipeline == "1s-60%-full-post-local"].parameters) == {4 * 63 + (4 * 4 * 64 + 1) * 2 + 13840}
@@ -79,7 +81,7 @@ def test_labels_without_meaning_score_at_chance():
     for t in simulated_tasks((1,), n_trials=(40, 60, 40), effect=0.):
         X, y, _, montage = t.load(1)
         X, montage = X[:, ::3], montage.select(montage.names[::3])
-        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NONE, None, montage, ("pre-local", "post-local"), epochs=12) if p.name != "CCA"]
+        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NONE, None, montage, t.paradigm, ("pre-local", "post-local"), epochs=12) if p.name != "CCA"]
         rows += cross_validate(pipelines, X, y, evaluation.default_metric(t.paradigm), 4, dataset="d", paradigm=t.paradigm, subject="1", session="1")
     for _, g in pd.DataFrame(rows).groupby(["paradigm", "pipeline"]): assert abs(g.score.mean() - g.chance.mean()) < .25, g
 
@@ -205,7 +207,7 @@ def test_bad_input(tasks, tmp_path):
     with pytest.raises(ValueError, match="only one class"): cross_validate([], X, y * 0, folds=3)
     with pytest.raises(ValueError, match="two classes, and here are 3: use accuracy"): cross_validate([], X, np.arange(6) % 3, "roc_auc", folds=2)
     with pytest.raises(ValueError, match="a metric is one of"): cross_validate([], X, y, "f1", folds=2)
-    with pytest.raises(FileNotFoundError, match="no weights"): evaluate(tasks, {"a": tmp_path / "none"}, tmp_path / "o", progress=False)
+    with pytest.raises(FileNotFoundError, match="no pre-trained model"): evaluate(tasks, {"a": tmp_path / "none"}, tmp_path / "o", progress=False)
     with pytest.raises(ValueError, match="epochs is a whole number"): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, epochs=0)
     for k, says in ((dict(scale="standardise"), "a task's"), (dict(limits={"contextual": {}}), "limits are for"), (dict(limits={"full-contextual": dict(epochs=0)}), "epochs is a whole"), (dict(folds=1), "at least 2 folds")):
         with pytest.raises(ValueError, match=says): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, **k)

@@ -7,7 +7,7 @@ import torch
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.masking import SphereMask
 from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.predictor import SJEPA, SJEPAConfig, shipped_models
 from sjepa_nb.weights import braindecode_name, from_pretrained, load_braindecode, save_pretrained, to_braindecode
 
 SignalJEPA = pytest.importorskip("braindecode.models").SignalJEPA
@@ -169,3 +169,23 @@ def test_heads_with_other_virtual_channels(virtual):
 def test_a_head_of_another_width_is_refused():
     theirs, _ = head_pair("post-local", SUBSET, 536, virtual=3)
     with pytest.raises(ValueError, match="weights of another architecture or montage"): load_braindecode(Downstream("post-local", 3, 536, len(SUBSET)), theirs.state_dict())
+
+
+@pytest.mark.parametrize("name", shipped_models())
+@torch.no_grad()
+def test_shipped_models_in_braindecode(name, tmp_path):
+    "A shipped model, exported, loaded strictly by `SignalJEPA` and by its three heads: the same numbers."
+    ours = SJEPA.from_pretrained(name)
+    save_pretrained(ours, tmp_path)
+    theirs = SignalJEPA.from_pretrained(tmp_path, n_times=536, strict=True).eval()
+    x = torch.randn(2, len(ours.montage), 536) * 10
+    torch.testing.assert_close(theirs(x.clone()), ours.encode(x), **close)
+    again = from_pretrained(tmp_path, verbose=False)
+    assert again.config == ours.config and again.montage == ours.montage
+    torch.testing.assert_close(again.encode(x), ours.encode(x), **close)
+    for head in HEADS:
+        net = getattr(pytest.importorskip("braindecode.models"), THEIRS[head]).from_pretrained(theirs, n_outputs=3)
+        state, kept = to_braindecode(ours), net.state_dict()
+        shared = [k for k in kept if k in state]
+        assert any(k.startswith("feature_encoder") for k in shared) and all(torch.equal(kept[k], state[k]) for k in shared)
+        assert head != "contextual" or any(k.startswith("transformer.encoder") for k in shared)

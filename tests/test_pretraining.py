@@ -296,7 +296,7 @@ def test_the_predictor_has_a_rate_of_its_own(begin):
     last = pretraining.learning_rate(run.steps - 1, run.steps, run.config)
     for group in run.optimiser.param_groups:
         for p in group["params"]: assert group["lr"] == pytest.approx(last * (3 if names[id(p)].startswith("predictor.") else 1))
-    with pytest.raises(ValueError, match="predictor_rate: 3.0 then, 10.0 now"): begin(config=TrainingConfig(epochs=1, batch_size=16, precision="float32"), resume=True)
+    with pytest.raises(ValueError, match="predictor_rate: 3.0 then, 4.0 now"): begin(config=TrainingConfig(epochs=1, batch_size=16, precision="float32"), resume=True)
 
 
 def test_schedules():
@@ -305,3 +305,44 @@ def test_schedules():
     assert max(rates) == pytest.approx(c.learning_rate) and rates[0] < rates[50] < rates[99] and rates[-1] == pytest.approx(c.final_rate * c.learning_rate, rel=.01)
     m = [pretraining.momentum(s, 1000, c) for s in range(1000)]
     assert all(a <= b for a, b in zip(m, m[1:])) and (m[0], m[-1]) == pytest.approx(c.momentum)
+
+
+def test_probes_are_asked_on_the_way_and_can_choose_the_best_epoch(begin):
+    "Their columns, when they are asked, what is kept, and that a run goes on as it would have."
+    scores = iter([.7, .9, .6])
+
+    def probe(model): return {"task local": next(scores), "task contextual": float("nan")}
+    probe.name = "task"
+    config = TrainingConfig(epochs=3, batch_size=16, precision="float32", probe_steps=1, select="probe")
+    run = begin(config=config, probes=[probe]); run.run()
+    rows = run.epochs_table.rows()
+    assert [r["task local"] for r in rows] == [.7, .9, .6] and run.best_epoch == 1 and run.best == -.9
+    assert all(np.isnan(r["task contextual"]) for r in rows)
+    told = json.loads((run.folder / "run.json").read_text())
+    assert told["best_probe"] == .9 and told["data"]["probes"] == ["task"]
+    with pytest.raises(ValueError, match="needs probes to select by"): begin(config=config)
+
+
+def test_what_is_left_of_the_random_start_is_the_product_of_the_momenta(begin):
+    run = begin(config=TrainingConfig(epochs=2, batch_size=16, precision="float32")); run.run()
+    momenta = [pretraining.momentum(k, run.steps, run.config) for k in range(run.steps)]
+    assert run.epochs_table.rows()[-1]["random_share"] == pytest.approx(np.prod(momenta))
+
+
+def test_windows_may_begin_anywhere(begin):
+    "A crop is as long as asked, differs from step to step, and is the same when a step is repeated."
+    run = begin(config=TrainingConfig(epochs=1, batch_size=16, precision="float32", crop=152))
+    x = torch.arange(300.).expand(2, 3, 300)
+    starts = []
+    for run.step in range(20): starts.append(int(run._cropped(x)[0, 0, 0]))
+    assert len(set(starts)) > 5 and max(starts) <= 148
+    run.step = 7
+    assert int(run._cropped(x)[0, 0, 0]) == starts[7] and run._cropped(x).shape == (2, 3, 152)
+    run.lock.release()
+    with pytest.raises(ValueError, match="crop is at most a window's length"): begin(config=TrainingConfig(crop=10_000))
+
+
+def test_steps_are_filled_with_whole_epochs(begin):
+    run = begin(config=TrainingConfig(steps=5, batch_size=16, precision="float32"))
+    assert run.steps >= 5 and run.steps % run.batches_per_epoch == 0 and run.steps - run.batches_per_epoch < 5
+    run.lock.release()
