@@ -184,7 +184,7 @@ def fine_tune(
     x,  # (trials, channels, samples) float32 tensor, microvolts at 128 Hz
     y,  # (trials,) classes from 0
     strategy: str = "full",  # "new", or "full"
-    epochs: int | None = None,  # at most with validation trials (500 when None), exactly without (100)
+    epochs: int | None = None,  # at most with validation trials (500 when None), exactly without (60)
     patience: int = 50,  # epochs without a better validation loss
     warmup_epochs: int = 10,  # of "full": epochs that train the new layers alone
     learning_rate: float = 1e-3,
@@ -234,7 +234,7 @@ def _own_generator(net, seed):
 
 def _begin_phase(net, phase, optimiser, epoch):
     "Let the layers of a phase be trained, and no others."
-    trained = net.new if phase == "new" else list(net.parameters())
+    trained = net.new if phase == "new" else [*net.new, *net.old]
     net.requires_grad_(False)
     for p in trained: p.requires_grad_(True)
     if phase == "full" and len(net.old): optimiser.add_param_group(dict(params=net.old))
@@ -389,7 +389,7 @@ class SJEPAClassifier(ClassifierMixin, TrialEstimator):
         channels=None,  # names of the channels of arrays, or a `Montage`; the contextual head needs it. `Epochs` bring their own
         reference: str | None = "average",  # or None, for pre-training without it
         scale: str = "raise",  # amplitudes that cannot be microvolts: "raise", or "standardise" each channel by the training trials
-        epochs: int | None = None,  # at most, with validation trials (500 when None); exactly, without (100 when None)
+        epochs: int | None = None,  # at most, with validation trials (500 when None); exactly, without (60 when None)
         patience: int = 50,  # epochs without a better validation loss
         warmup_epochs: int = 10,  # of "full": epochs that train the added layers alone
         learning_rate: float = 1e-3,
