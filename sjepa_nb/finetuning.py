@@ -184,7 +184,7 @@ def fine_tune(
     x,  # (trials, channels, samples) float32 tensor, microvolts at 128 Hz
     y,  # (trials,) classes from 0
     strategy: str = "full",  # "new", or "full"
-    epochs: int | None = None,  # at most with validation trials (500 when None), exactly without (100)
+    epochs: int | None = None,  # at most with validation trials (500 when None), exactly without (60)
     patience: int = 50,  # epochs without a better validation loss
     warmup_epochs: int = 10,  # of "full": epochs that train the new layers alone
     learning_rate: float = 1e-3,
@@ -234,7 +234,7 @@ def _own_generator(net, seed):
 
 def _begin_phase(net, phase, optimiser, epoch):
     "Let the layers of a phase be trained, and no others."
-    trained = net.new if phase == "new" else list(net.parameters())
+    trained = net.new if phase == "new" else [*net.new, *net.old]
     net.requires_grad_(False)
     for p in trained: p.requires_grad_(True)
     if phase == "full" and len(net.old): optimiser.add_param_group(dict(params=net.old))
@@ -334,9 +334,9 @@ def _pretrained(self: TrialEstimator):
     if self.weights == NOT_KEPT:
         raise ValueError("this classifier was read from an older file, which does not hold the weights "
                          "that it began from: set weights=... to fit it again")
-    found = SJEPA.load(self.weights) if isinstance(self.weights, (str, Path)) else self.weights
+    found = SJEPA.from_pretrained(self.weights) if isinstance(self.weights, (str, Path)) else self.weights
     if found is not None and not isinstance(found, SJEPA):
-        raise ValueError("weights are an SJEPA, the path of a file that SJEPA.save wrote, "
+        raise ValueError("weights are an SJEPA, the name of a shipped model, a file that SJEPA.save wrote, "
                          f"or None; not {type(found).__name__}")
     if getattr(found, "local_only", False) and "contextual" in (getattr(self, k, "") for k in ("head", "encoder")):
         raise ValueError("these weights come from the file of a classifier without a contextual encoder, "
@@ -382,14 +382,14 @@ class SJEPAClassifier(ClassifierMixin, TrialEstimator):
 
     `X` is an array in microvolts at 128 Hz, or MNE `Epochs`. What MOABB yields fits: paradigms with `fmin=0.5, fmax=40, resample=128`."""
     def __init__(self,
-        weights: SJEPA | str | Path | None = None,  # pre-trained model, or a file that `SJEPA.save` wrote; random weights when None
+        weights: SJEPA | str | Path | None = None,  # pre-trained model, its name or file (`SJEPA.from_pretrained`); random weights when None
         head: str = "pre-local",  # "contextual", "post-local" or "pre-local"
         strategy: str = "full",  # "new": train the added layers alone; "full": everything, after a warm-up
         virtual_channels: int = 4,
         channels=None,  # names of the channels of arrays, or a `Montage`; the contextual head needs it. `Epochs` bring their own
         reference: str | None = "average",  # or None, for pre-training without it
         scale: str = "raise",  # amplitudes that cannot be microvolts: "raise", or "standardise" each channel by the training trials
-        epochs: int | None = None,  # at most, with validation trials (500 when None); exactly, without (100 when None)
+        epochs: int | None = None,  # at most, with validation trials (500 when None); exactly, without (60 when None)
         patience: int = 50,  # epochs without a better validation loss
         warmup_epochs: int = 10,  # of "full": epochs that train the added layers alone
         learning_rate: float = 1e-3,
@@ -492,7 +492,7 @@ class SJEPAFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrialEsti
 
     `X` is an array in microvolts at 128 Hz, or MNE `Epochs`. Raises `ValueError` as `SJEPAClassifier` does."""
     def __init__(self,
-        weights: SJEPA | str | Path | None = None,  # pre-trained model, or a file that `SJEPA.save` wrote; random weights when None
+        weights: SJEPA | str | Path | None = None,  # pre-trained model, its name or file (`SJEPA.from_pretrained`); random weights when None
         encoder: str = "contextual",  # tokens of the "contextual" or of the "local" encoder
         mean: str | None = "time",  # over "time", "channels", "both", or None: every token of every channel
         channels=None,  # names of the channels of arrays, or a `Montage`; the contextual encoder needs it. `Epochs` bring their own

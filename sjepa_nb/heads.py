@@ -29,6 +29,7 @@ class SpatialAggregation(nn.Module):
         virtual_channels: int = 4,
     ):
         super().__init__()
+        self.held = False  # True: computed from data, and not trained
         self.weight = nn.Parameter(torch.empty(virtual_channels, n_channels))
         self.bias = nn.Parameter(torch.empty(virtual_channels))
         for p in (self.weight, self.bias): nn.init.uniform_(p, -n_channels**-.5, n_channels**-.5)
@@ -175,13 +176,14 @@ def _check_head(head, virtual_channels, n_channels, montage, norm):
 
 @patch(as_prop=True)
 def new(self: Downstream) -> list:
-    "The parameters that pre-training knows nothing of."
-    return [*self.spatial.parameters(), *self.linear.parameters()]
+    "The parameters that pre-training knows nothing of, and that are to be trained."
+    spatial = [] if self.spatial.held else self.spatial.parameters()
+    return [*spatial, *self.linear.parameters()]
 
 @patch(as_prop=True)
 def old(self: Downstream) -> list:
     "The parameters that pre-training can give."
-    new = {id(p) for p in self.new}
+    new = {id(p) for p in (*self.spatial.parameters(), *self.linear.parameters())}
     return [p for p in self.parameters() if id(p) not in new]
 
 # %% ../nbs/10_heads.ipynb #2416288f
@@ -220,7 +222,7 @@ def start(self: SpatialAggregation,
     y,  # (trials,) classes
     kind: str,  # of `spatial_filters`
 ):
-    "Begin with filters computed from trials; each virtual channel has a standard deviation of 1."
+    "Compute the filters from trials, and hold them; each virtual channel has a standard deviation of 1."
     signals, x = x.ndim == 3, x.flatten(2)
     seen = x.cpu().double().numpy()
     if kind == "csp" and signals: seen = filter_data(seen, 128., 8., 32., verbose="ERROR")
@@ -228,6 +230,7 @@ def start(self: SpatialAggregation,
     weight = torch.as_tensor(found, dtype=x.dtype, device=x.device)
     self.weight[:len(weight)] = weight / (weight @ x).std((0, 2))[:, None]
     self.bias.zero_()
+    self.held = len(weight) == len(self.weight)  # where there are enough channels for all of them
 
 # %% ../nbs/10_heads.ipynb #f3d7d096
 @patch

@@ -1,4 +1,5 @@
 """Fine-tuning as a scikit-learn classifier: scikit-learn's own checks, chance under permuted labels, nothing learned from test trials, files, MOABB."""
+import json
 import logging
 import warnings
 
@@ -6,6 +7,7 @@ import mne
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed
 from moabb.evaluations import CrossSessionEvaluation, CrossSubjectEvaluation, WithinSessionEvaluation
 from moabb.paradigms import SSVEP, LeftRightImagery
 from pyriemann.estimation import Covariances
@@ -18,7 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune
+from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.montage import named_montage
 from sjepa_nb.predictor import SJEPA, SJEPAConfig
@@ -52,7 +54,7 @@ def trials(n=60, classes=2, samples=200, seed=0, strength=8.):
     return x.astype(np.float32), y
 
 
-def quick(weights=None, **k): return SJEPAClassifier(weights, **dict(dict(channels=CHANNELS, epochs=30, warmup_epochs=5, learning_rate=3e-3), **k))
+def quick(weights=None, **k): return SJEPAClassifier(weights, **dict(dict(channels=CHANNELS, epochs=30, warmup_epochs=5, learning_rate=3e-3, validation=.2), **k))
 
 
 # ---------------------------------------------------------------- it learns, and only from what it may see
@@ -170,6 +172,122 @@ def test_a_seed_is_a_seed(weights):
     assert torch.equal(torch.rand(1), before)  # the user's random numbers go on as they were
 
 
+# ---------------------------------------------------------------- norm, filters, few trials
+
+@each_way
+def test_a_frozen_norm_keeps_the_amplitude(weights, head, strategy):
+    "Two classes that differ in nothing but amplitude."
+    X, y = trials(160, strength=0.)
+    X *= np.where(y, 1.5, 1.)[:, None, None].astype(np.float32)
+    scores = {}
+    for norm in ("window", "frozen"):
+        c = quick(weights, head=head, strategy=strategy, norm=norm, epochs=40, reference=None)
+        scores[norm] = c.fit(X[:120], y[:120]).score(X[120:], y[120:])
+    assert scores["frozen"] > .8 > scores["window"]
+
+
+def test_a_frozen_norm_is_learned_from_the_training_trials_alone(weights):
+    "Not from the validation trials, and not from those of predict."
+    X, y = trials(60)
+    _, valid = finetuning.split_validation(y, .2, 0)
+    louder = X.copy()
+    louder[valid] *= 7
+    nets = []
+    for x in (X, louder):
+        c = quick(weights, head="post-local", norm="frozen", epochs=2, reference=None).fit(x, y)
+        before = c.network_.local_encoder.norm.var.clone()
+        c.predict(x * 3)
+        assert torch.equal(before, c.network_.local_encoder.norm.var)
+        nets.append(c.network_.local_encoder.norm)
+    assert torch.equal(nets[0].mean, nets[1].mean) and torch.equal(nets[0].var, nets[1].var)
+
+
+def test_features_of_other_norms_are_not_mixed_up(weights):
+    "The cache knows the statistics of a frozen norm."
+    X, y = trials(40)
+    features = lambda rows, norm: SJEPAFeatures(weights, "local", channels=CHANNELS, norm=norm).fit(X[rows]).transform(X[:4])
+    FEATURES.clear()
+    fresh = features(slice(0, 20), "frozen")
+    others = [features(slice(20, 40), "frozen"), features(slice(0, 20), "window")]
+    assert np.array_equal(features(slice(0, 20), "frozen"), fresh)
+    assert all(np.abs(o - fresh).max() > 1e-3 for o in others)
+
+
+@pytest.mark.parametrize("kind", ["csp", "xdawn", "class means"])
+def test_filters_are_computed_without_the_validation_trials(weights, kind):
+    X, y = trials(60)
+    _, valid = finetuning.split_validation(y, .2, 0)
+    other = X.copy()
+    other[valid] = trials(60, seed=5)[0][valid][:, ::-1]
+    starts = []
+    for x in (X, other):
+        c = quick(weights, filters=kind, epochs=1, learning_rate=1e-9).fit(x, y)
+        starts.append(c.network_.spatial.weight.detach())
+    torch.testing.assert_close(*starts, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_filters_for_every_head(weights, head):
+    X, y = trials(60)
+    assert quick(weights, head=head, filters="csp", norm="frozen", epochs=40).fit(X[:40], y[:40]).score(X[40:], y[40:]) > .8
+
+
+def test_few_trials_have_no_validation_part(weights):
+    X, y = trials(99)
+    c = quick(weights, validation="auto", epochs=12).fit(X[:99], y[:99])
+    assert c.history_.valid_loss.isna().all() and c.n_iter_ == 12 and c.best_epoch_ == 11
+    X, y = trials(100)
+    assert quick(weights, validation="auto", epochs=3).fit(X, y).history_.valid_loss.notna().all()
+
+
+def test_a_small_validation_part_is_warned_of(weights):
+    X, y = trials(40)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quick(weights, epochs=1).fit(X, y)
+    assert [str(w.message) for w in caught if "8 validation trials" in str(w.message)]
+
+
+def test_one_trial_of_a_class_is_enough_without_a_validation_part(weights):
+    X, y = trials(30)
+    assert quick(weights, validation=0, epochs=1).fit(X, np.r_[np.zeros(29), 1]).predict(X).shape == (30,)
+
+
+def test_the_last_weights_are_averaged(weights):
+    "Of three epochs: the mean of the weights after each of them."
+    X, y = trials(40)
+    after = [quick(weights, validation=0, epochs=n, average=1).fit(X, y).network_.spatial.weight for n in (1, 2, 3)]
+    mean = quick(weights, validation=0, epochs=3, average=3).fit(X, y).network_.spatial.weight
+    torch.testing.assert_close(mean, sum(after) / 3)
+
+
+def test_dropout_smoothing_and_decay_change_the_training(weights):
+    X, y = trials(40)
+    plain = quick(weights, epochs=4).fit(X, y).history_
+    for setting in (dict(dropout=.5), dict(label_smoothing=.1), dict(weight_decay=1.)):
+        assert not quick(weights, epochs=4, **setting).fit(X, y).history_.equals(plain), setting
+
+
+def test_threads_give_what_one_thread_gives(weights):
+    "First weights, order and dropout come from the seed, whatever other threads draw."
+    X, y = trials(40)
+    some = [quick(epochs=3, dropout=.3, random_state=s) for s in range(4)]
+    alone = [clone(c).fit(X, y).predict_proba(X) for c in some]
+    for _ in range(3):
+        fit = lambda c: clone(c).fit(X, y).predict_proba(X)
+        together = Parallel(4, backend="threading")(delayed(fit)(c) for c in some)
+        for a, b in zip(alone, together): assert np.array_equal(a, b)
+
+
+def test_the_closed_form_head(weights):
+    X, y = trials(120)
+    for norm in ("window", "frozen"):
+        assert sjepa_probe(weights, "csp", norm, channels=CHANNELS).fit(X[:90], y[:90]).score(X[90:], y[90:]) > .8
+    assert cross_val_score(clone(sjepa_probe(weights, "class means")), X, y, cv=3).min() > .5
+    with pytest.raises(ValueError, match="no place for the contextual encoder"): SJEPAFeatures(weights, filters="csp").fit(X, y)
+    with pytest.raises(ValueError, match="fit requires y"): SJEPAFeatures(weights, "local", filters="csp").fit(X)
+
+
 # ---------------------------------------------------------------- scikit-learn
 
 class Flat:
@@ -265,6 +383,68 @@ def test_a_file_holds_the_classifier(weights, head, tmp_path):
     with pytest.raises(FileNotFoundError): SJEPAClassifier.load(tmp_path / "none")
 
 
+def test_an_array_in_fit_and_epochs_in_predict(weights):
+    "Which channel is which cannot be known: refused. With names, channels are found."
+    X, y = trials(30)
+    nameless = quick(weights, channels=None, epochs=1).fit(X, y)
+    mixed = [5, 0, 3, 1, 4, 2]
+    shuffled = epochs_of(X[:, mixed], np.array(CHANNELS)[mixed])
+    with pytest.raises(ValueError, match="fit saw an array without names"): nameless.predict(shuffled)
+    named = quick(weights, epochs=1).fit(X, y)
+    np.testing.assert_allclose(named.predict_proba(shuffled), named.predict_proba(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("spoil,message", [(lambda x: 0 * x, "trials 4 are flat"), (lambda x: x * 1e-6, "trials 4 look like volts"), (lambda x: x * 1e6, "trials 4 are too large"),
+                                           (lambda x: x * np.nan, "NaN")], ids=["zeros", "volts", "large", "NaN"])
+@pytest.mark.parametrize("scale", ["raise", "standardise"])
+def test_each_trial_is_looked_at(weights, spoil, message, scale):
+    X, y = trials(30)
+    c = quick(weights, epochs=1, scale=scale).fit(X, y)
+    bad = X.copy()
+    bad[4] = spoil(bad[4])
+    with pytest.raises(ValueError, match=message): c.predict_proba(bad)
+    with pytest.raises(ValueError, match=message): c.fit(bad, y)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("norm", ["window", "frozen"])
+def test_a_classifier_from_a_file_begins_where_the_first_one_began(weights, head, norm, tmp_path):
+    "Cloned and fitted again, as MOABB and cross_val_score do."
+    X, y = trials(40)
+    for start in (weights, None):
+        c = quick(start, head=head, epochs=3, norm=norm).fit(X[:30], y[:30])
+        c.save(tmp_path / "c")
+        again = SJEPAClassifier.load(tmp_path / "c").set_params(channels=CHANNELS)
+        assert np.array_equal(again.predict_proba(X), c.predict_proba(X))
+        again.save(tmp_path / "d")
+        for copy in (clone(again), clone(SJEPAClassifier.load(tmp_path / "d")).set_params(channels=CHANNELS)):
+            assert copy.fit(X[10:], y[10:]).history_.equals(clone(c).fit(X[10:], y[10:]).history_)
+
+
+def test_a_file_without_a_contextual_encoder_cannot_start_one(weights, tmp_path):
+    X, y = trials(30)
+    quick(weights, epochs=1).fit(X, y).save(tmp_path / "c")
+    again = SJEPAClassifier.load(tmp_path / "c").set_params(channels=CHANNELS, head="contextual")
+    with pytest.raises(ValueError, match="without a contextual encoder"): clone(again).fit(X, y)
+
+
+def test_older_files_predict_and_refuse_to_begin_anew(weights, tmp_path):
+    "Files before the options: no start, no norm in the settings."
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    X, y = trials(30)
+    c = quick(weights, epochs=1).fit(X, y)
+    c.save(tmp_path / "c")
+    with safe_open(tmp_path / "c", "pt") as f: about, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys() if not k.startswith("start.")}
+    del about["start"]
+    settings = json.loads(about["settings"])
+    for k in ("norm", "filters", "average", "weight_decay", "dropout", "label_smoothing"): del settings[k]
+    save_file(tensors, tmp_path / "old", metadata=about | dict(settings=json.dumps(settings)))
+    old = SJEPAClassifier.load(tmp_path / "old")
+    assert np.array_equal(old.predict_proba(X), c.predict_proba(X)) and old.norm == "window"
+    with pytest.raises(ValueError, match="read from an older file"): clone(old).fit(X, y)
+
+
 def test_bad_input(weights, tmp_path):
     X, y = trials(30)
     def fails(match, X=X, y=y, **k):
@@ -279,8 +459,9 @@ def test_bad_input(weights, tmp_path):
     fails("NaN", X=np.where(np.arange(200) == 7, np.nan, X))
     fails("weights are an SJEPA", weights=3)
     fails("inconsistent|trials and 29 labels", y=y[:-1])
-    for k in (dict(epochs=0), dict(patience=0), dict(validation=1.5), dict(learning_rate=0.), dict(head="x"), dict(strategy="x"), dict(virtual_channels=0), dict(scale="x"), dict(reference="Cz")): fails(next(iter(k)), **k)
-    with pytest.raises(FileNotFoundError, match="no weights"): quick(tmp_path / "none").fit(X, y)
+    for k in (dict(epochs=0), dict(patience=0), dict(validation=1.5), dict(learning_rate=0.), dict(head="x"), dict(strategy="x"), dict(virtual_channels=0), dict(scale="x"), dict(reference="Cz"),
+              dict(norm="x"), dict(filters="ica"), dict(average=0), dict(weight_decay=-1.), dict(dropout=1.), dict(label_smoothing=1.)): fails(next(iter(k)), **k)
+    with pytest.raises(FileNotFoundError, match="no pre-trained model"): quick(tmp_path / "none").fit(X, y)
     (tmp_path / "bad.safetensors").write_bytes(b"123")
     with pytest.raises(ValueError, match="not a whole safetensors file"): quick(str(tmp_path / "bad.safetensors")).fit(X, y)
 
@@ -333,8 +514,15 @@ def test_real_recordings_in_moabbs_evaluation(real_data, tmp_path):
 
 # ---------------------------------------------------------------- features
 
+@pytest.fixture
+def float32(monkeypatch):
+    "Feed-forward networks in float32 on every machine."
+    monkeypatch.setattr(finetuning, "set_precision", lambda *a: None)
+    FEATURES.clear()
+
+
 @pytest.mark.parametrize("encoder", ["contextual", "local"])
-def test_features_are_the_models_tokens(weights, encoder):
+def test_features_are_the_models_tokens(weights, encoder, float32):
     X, _ = trials(5)
     x = torch.from_numpy(X - X.mean(1, keepdims=True))
     with torch.no_grad():
@@ -359,7 +547,7 @@ def test_features_in_a_pipeline_are_computed_once(weights, monkeypatch, tmp_path
     assert sum(seen) == 40 and search.best_score_ > .7
 
 
-def test_features_of_epochs_and_of_their_array_are_equal(weights):
+def test_features_of_epochs_and_of_their_array_are_equal(weights, float32):
     X, _ = trials(6)
     info = mne.create_info(list(CHANNELS[::-1]), 128., "eeg"); info.set_montage("standard_1005")
     epochs = mne.EpochsArray(X[:, ::-1] * 1e-6, info)
