@@ -6,12 +6,15 @@ Twenty people whom neither pre-training nor evaluation uses, at `effect=1`. A se
 MOABB's benchmark: 100 trials of imagery, 1,980 flashes, 100 trials of flicker. The pipelines are
 those of MOABB's benchmark, in five-fold cross-validation within the session, without its search
 over settings of the SVM and without covariances between two flicker bands; canonical correlation
-looks at ten electrodes at the back. A row holds the mean over the folds, and the person's strengths
-in nAm (`erd` is a share), by which a test knows whether the table is that of today's simulation.
+looks at ten electrodes at the back. A row holds the mean over the folds, and the person's
+strengths in nAm (`erd` is a share), by which a test knows whether the table is that of today's
+simulation. The rows that OUT has already are kept: a run that was stopped goes on.
 """
 import argparse
 import time
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from moabb.pipelines.classification import SSVEP_CCA
@@ -25,7 +28,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 
-from sjepa_nb.evaluation import Task, as_epochs, band, default_metric
+from sjepa_nb.evaluation import Task, as_epochs, bandpass, default_metric
 from sjepa_nb.montage import LEE2019_CHANNELS
 from sjepa_nb.simulation import SimulatedERP, SimulatedMI, SimulatedSSVEP, draw_traits
 
@@ -34,37 +37,36 @@ BACK = ["P7", "P3", "Pz", "P4", "P8", "PO9", "O1", "Oz", "O2", "PO10"]
 STRENGTHS = ("erd", "p300", "n200", "ssvep")
 
 
-def tangent(low, high):
-    "Covariances of one band, in the tangent space."
-    return make_pipeline(band(low, high), Covariances("oas"), TangentSpace())
+def covariances(X, low, high):
+    "Of each trial by itself, in one band: (trials, channels, channels)."
+    return Covariances("oas").transform(bandpass(X, low, high))
 
 
-def without_last(X):
-    "Under an average reference the last channel is minus the sum of the others; xDAWN inverts."
-    return X[:, :-1].astype(float)
+def bands_of(C):
+    "The tangent spaces of several bands, side by side; `C` is (trials, bands, channels, channels)."
+    one = lambda i: make_pipeline(FunctionTransformer(lambda C: C[:, i]), TangentSpace())
+    return make_union(*(one(i) for i in range(C.shape[1])))
 
 
-def at_the_back(X):
-    "MNE epochs of the electrodes above the visual cortex."
-    return as_epochs(X[:, [LEE2019_CHANNELS.index(c) for c in BACK]])
-
-
-def pipelines(paradigm, labels):
-    "The classifiers of one paradigm, by the names of MOABB's table."
+def pipelines(paradigm, labels, X):
+    "The classifiers of one paradigm by their names in MOABB's table, each with what it is given."
     if paradigm == "MI":
-        csp = make_pipeline(band(8., 32.), Covariances("oas"), CSP(6))
+        C = covariances(X, 8., 32.)
         return {
-            "TS+LR": make_pipeline(tangent(8., 32.), LogisticRegression(max_iter=1000)),
-            "CSP+LDA": make_pipeline(csp, LinearDiscriminantAnalysis()),
+            "TS+LR": (make_pipeline(TangentSpace(), LogisticRegression(max_iter=1000)), C),
+            "CSP+LDA": (make_pipeline(CSP(6), LinearDiscriminantAnalysis()), C),
         }
     if paradigm == "ERP":
-        xdawn = make_pipeline(FunctionTransformer(without_last), XdawnCovariances(4))
-        return {"XDAWNCov+TS+SVM": make_pipeline(xdawn, TangentSpace(), SVC(kernel="linear"))}
+        xdawn = make_pipeline(XdawnCovariances(4), TangentSpace(), SVC(kernel="linear"))
+        # under an average reference the last channel is minus the sum of the others; xDAWN inverts
+        return {"XDAWNCov+TS+SVM": (xdawn, X[:, :-1].astype(float))}
     rates = {label: float(label) for label in labels}
-    bands = make_union(*(tangent(hz - .5, hz + .5) for hz in rates.values()))
+    C = np.stack([covariances(X, hz - .5, hz + .5) for hz in rates.values()], axis=1)
+    back = X[:, [LEE2019_CHANNELS.index(c) for c in BACK]]
+    cca = make_pipeline(FunctionTransformer(as_epochs), SSVEP_CCA(freq_map=rates))
     return {
-        "TS+LR": make_pipeline(bands, LogisticRegression(max_iter=1000)),
-        "CCA": make_pipeline(FunctionTransformer(at_the_back), SSVEP_CCA(freq_map=rates)),
+        "TS+LR": (make_pipeline(bands_of(C), LogisticRegression(max_iter=1000)), C),
+        "CCA": (cca, back),
     }
 
 
@@ -77,8 +79,8 @@ def score(kind, subject, seed):
     metric = default_metric(paradigm)
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     scores = {}
-    for name, pipeline in pipelines(paradigm, list(dataset.event_id)).items():
-        each = cross_val_score(pipeline, X, y, cv=folds, scoring=metric, error_score="raise")
+    for name, (pipeline, given) in pipelines(paradigm, list(dataset.event_id), X).items():
+        each = cross_val_score(pipeline, given, y, cv=folds, scoring=metric, error_score="raise")
         scores[name] = round(float(each.mean()), 4)
     traits = draw_traits(seed, subject)
     strengths = {k: round(getattr(traits, k), 3) for k in STRENGTHS}
@@ -96,6 +98,15 @@ if __name__ == "__main__":
     p.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     p.add_argument("--out", required=True)
     a = p.parse_args()
-    todo = [delayed(score)(kind, s, a.seed) for kind in TRIALS for s in a.subjects]
-    rows = sum(Parallel(a.jobs)(todo), [])
-    pd.DataFrame(rows).to_csv(a.out, index=False)
+    table = pd.DataFrame(columns=["paradigm", "subject"])
+    if Path(a.out).exists():
+        table = pd.read_csv(a.out)
+    known = set(zip(table.paradigm, table.subject))
+    todo = []
+    for subject in a.subjects:
+        for kind, (paradigm, _) in TRIALS.items():
+            if (paradigm, subject) not in known:
+                todo.append(delayed(score)(kind, subject, a.seed))
+    for rows in Parallel(a.jobs, return_as="generator")(todo):
+        table = pd.DataFrame(table.to_dict("records") + rows)
+        table.to_csv(a.out, index=False)
