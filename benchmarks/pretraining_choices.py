@@ -60,10 +60,10 @@ def windows(work, length, interval):
     return store, split_by_subject(store.index, valid=[9, 10])
 
 
-def append(name, rows):
+def append(work, name, rows):
     "Add rows to a table that other processes write as well."
     path = RESULTS / name
-    with FileLock(RESULTS / f".{name}.lock"):
+    with FileLock(work / f".{name}.lock"):
         old = [pd.read_csv(path)] if path.exists() else []
         part = path.with_suffix(".part")
         pd.concat([*old, pd.DataFrame(rows)]).to_csv(part, index=False, float_format="%.5g")
@@ -132,7 +132,7 @@ def main():
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     probes = simulated_probes((9, 10, 11, 12))
-    for name in args.weights: append("pretraining_choices.csv", [given(name, probes)])
+    for name in args.weights: append(args.work, "pretraining_choices.csv", [given(name, probes)])
     if args.weights: return
     store, _ = windows(args.work, BASE["length"], BASE["interval"])
     for choice in [f"untrained, seed {k}" for k in range(3)] + list(CHOICES):
@@ -143,11 +143,11 @@ def main():
         with lock:
             if choice in done(): continue
             if choice.startswith("untrained"):
-                append("pretraining_choices.csv", [untrained(int(choice[-1]), probes, store.montage)])
+                append(args.work, "pretraining_choices.csv", [untrained(int(choice[-1]), probes, store.montage)])
                 continue
             row, curve = train(choice, CHOICES[choice], args.work, args.steps, probes)
-            append("pretraining_choices.csv", [row])
-            append("pretraining_curves.csv", curve)
+            append(args.work, "pretraining_choices.csv", [row])
+            append(args.work, "pretraining_curves.csv", curve)
             print({k: v for k, v in row.items() if k in ("choice", "loss", "seconds") or " " in k}, flush=True)
 
 
