@@ -32,7 +32,7 @@ from .finetuning import SJEPAClassifier
 from .heads import FILTERS, HEADS, NORMS
 from .local_encoder import n_tokens
 from .predictor import PRESETS, TARGET_NORMS, SJEPA, SJEPAConfig, shipped_models, write_whole
-from .pretraining import EPOCH_COLUMNS, Pretraining, TrainingConfig, TrainingError, World, plot_pretraining
+from .pretraining import EPOCH_COLUMNS, SELECT, Pretraining, TrainingConfig, TrainingError, World, plot_pretraining
 from .simulation import simulated_datasets
 from .weights import from_pretrained
 
@@ -109,7 +109,7 @@ def _training_options(p):
                    help="ask on the way what frozen tokens are worth: `simulated` (people 9 and 10), or MOABB classes (with --probe-subjects)")
     g.add_argument("--probe-subjects", nargs="+", metavar="S", help="whose labelled trials the probes use; nobody of them may train")
     g.add_argument("--probe-steps", type=int, metavar="N", help=f"least number of steps between two looks (default: {c.probe_steps})")
-    g.add_argument("--select", choices=["loss", "probe"], help="the best epoch by validation loss (the paper's rule) or by the probes (default: loss)")
+    g.add_argument("--select", choices=SELECT, help=f"the best epoch by validation loss beside the positional predictor's, by the loss alone (the paper's rule), or by the probes (default: {c.select})")
     g = p.add_argument_group("the machine")
     add = g.add_argument
     add("--precision", choices=["auto", "float32", "bfloat16"], help="of the feed-forward networks (default: auto, what the machine is fast at)")
