@@ -32,7 +32,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.pipeline import make_pipeline, make_union
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -188,9 +188,9 @@ def baselines(
     from pyriemann.estimation import Covariances, XdawnCovariances
     from pyriemann.tangentspace import TangentSpace
     tangent = lambda: make_pipeline(Covariances("oas"), TangentSpace())
-    logistic = lambda: make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=2000))
+    logistic = lambda: LogisticRegression(max_iter=2000)  # MOABB's: no scaling, C = 1
     rates = sorted({float(l) for l in labels}) if paradigm == "SSVEP" and all(_is_number(l) for l in labels) else []
-    if paradigm == "ERP": found = {"xDAWN + Riemann": make_pipeline(XdawnCovariances(4, estimator="oas"), TangentSpace(), logistic())}
+    if paradigm == "ERP": found = {"xDAWN + Riemann": make_pipeline(XdawnCovariances(4, estimator="oas", xdawn_estimator="oas"), TangentSpace(), logistic())}
     elif rates: found = {"tangent space + LR": make_pipeline(make_union(*(make_pipeline(band(r - .6, r + .6), tangent()) for r in rates)), logistic()),
                          "CCA": make_pipeline(FunctionTransformer(as_epochs), SSVEP_CCA(freq_map={l: float(l) for l in labels}))}
     else: found = {"tangent space + LR": make_pipeline(band(8., 32.), tangent(), logistic()),
