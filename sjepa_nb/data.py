@@ -516,7 +516,7 @@ def _edf_header(path):
         columns = f.read(256 * count)
     cells = lambda start, width: [columns[start * count + i * width:][:width].decode("latin-1").strip() for i in range(count)]
     return dict(records=int(head[236:244]), seconds=float(head[244:252]), kind=head[192:197].decode("latin-1"),
-                size=len(head) + len(columns), labels=cells(0, 16), n=[int(v) for v in cells(216, 8)])
+                labels=cells(0, 16), n=[int(v) for v in cells(216, 8)])
 
 def _at_other_rates(head):
     "The channels that are no known places and have another rate than those that are: label → Hz."
@@ -524,6 +524,24 @@ def _at_other_rates(head):
     if not placed: return {}
     other = {k: n for k, n in zip(head["labels"], head["n"]) if n != max(placed) and not canonical_name(k)}
     return {k: n / head["seconds"] for k, n in other.items() if "Annotations" not in k and head["seconds"]}
+
+# %% ../nbs/01_data.ipynb #894facdd
+def _record_starts(path, head):
+    "When each record of an EDF+D or BDF+D file begins, in seconds after the first: `(records,)`."
+    width = 3 if path.suffix.lower() == ".bdf" else 2
+    times = next(i for i, label in enumerate(head["labels"]) if label.endswith("Annotations"))
+    first, size = width * sum(head["n"][:times]), width * sum(head["n"])
+    body = np.memmap(path, np.uint8, "r", 256 * (len(head["n"]) + 1))
+    records = body[:len(body) // size * size].reshape(-1, size)[:, first:first + 32]
+    starts = np.array([float(bytes(r).partition(b"\x14")[0]) for r in records])
+    return starts - starts[0]
+
+def _without_gaps(marks, starts, seconds):
+    "Annotations at times of the clock, as annotations of a signal whose records of `seconds`, begun at `starts`, stand side by side; each gap becomes a boundary."
+    record = np.clip(np.searchsorted(starts, marks.onset + 1e-6, "right") - 1, 0, None)
+    onset = record * seconds + np.minimum(marks.onset - starts[record], seconds)
+    gaps = np.flatnonzero(np.diff(starts) > 1.001 * seconds) + 1
+    return mne.Annotations(np.r_[onset, gaps * seconds], np.r_[marks.duration, 0. * gaps], [*marks.description, *["boundary"] * len(gaps)])
 
 # %% ../nbs/01_data.ipynb #1ea71beb
 def _read_raw(path, preload):
@@ -534,6 +552,8 @@ def _read_raw(path, preload):
         warnings.simplefilter("ignore")
         raw = mne.io.read_raw(path, preload=preload, verbose="WARNING", **dict(exclude=list(away)) if away else {})
         said = said.getvalue()
+    if head and head["kind"] in ("EDF+D", "BDF+D"):
+        with mne.utils.use_log_level("ERROR"): raw.set_annotations(_without_gaps(mne.read_annotations(path), _record_starts(path, head), head["seconds"]))
     if head and head["records"] == -1: said = ""   # the amplifier did not write how many there are: all that are here
     raw.info["temp"] = dict(left_out=[f"{k} ({v:g} Hz)" for k, v in away.items()]) if away else None
     return raw, said
@@ -988,20 +1008,24 @@ def make_paradigm(
 
 # %% ../nbs/01_data.ipynb #0e18515e
 def _mark_defects(raw):
-    "Bridge the NaN and flat stretches of a run and annotate them as BAD, in place of MOABB's blindness to them."
+    "Bridge the NaN, flat and extreme stretches of a run and annotate them, and its cuts, as BAD, in place of MOABB's blindness to them."
     raw = raw.copy().load_data(verbose="ERROR")
     picks = mne.pick_types(raw.info, eeg=True)
-    x = raw._data[picks]
-    defects = find_defects(x, raw.info["sfreq"])
-    bad = np.any(list(defects.values()), axis=0)
+    x, sfreq = raw._data[picks], raw.info["sfreq"]
+    defects = find_defects(x, sfreq)
+    bad = defects["nan"] | defects["flat"]
     _refuse(_dead(bad), [raw.ch_names[i] for i in picks])
+    bad |= find_extremes(x, sfreq)
     raw._data[picks] = _bridge(x, bad)
-    spans = _stretches(bad.any(0)) / raw.info["sfreq"]
-    if len(spans):
-        start = np.maximum(spans[:, 0] - MARGIN, 0)
-        marks = mne.Annotations(start + raw.first_time * (raw.annotations.orig_time is not None), np.minimum(spans[:, 1] + MARGIN, raw.times[-1]) - start, "BAD_defect", orig_time=raw.annotations.orig_time)
-        raw.set_annotations(raw.annotations + marks)
-    return raw
+    return _annotate(_annotate(raw, bad.any(0), "BAD_defect"), _beside(_cuts(raw), raw.n_times), "BAD_cut")
+
+def _annotate(raw, mask, words):
+    "Annotate the stretches of `mask` `(samples,)`, with their margin, in place."
+    spans, marks = _stretches(mask) / raw.info["sfreq"], raw.annotations
+    if not len(spans): return raw
+    start = np.maximum(spans[:, 0] - MARGIN, 0)
+    onset = start + raw.first_time * (marks.orig_time is not None)
+    return raw.set_annotations(marks + mne.Annotations(onset, np.minimum(spans[:, 1] + MARGIN, raw.times[-1]) - start, words, orig_time=marks.orig_time))
 
 # %% ../nbs/01_data.ipynb #3c516452
 def _subject_trials(ds, paradigm, subject, prep):
@@ -1058,7 +1082,7 @@ def load_trials(
     if any(m != montages[0] for m in montages): raise ValueError(f"{ds.code}: the subjects have different channels; load them apart")
     return np.concatenate(X), np.concatenate(y), pd.concat(meta, ignore_index=True), montages[0]
 
-_LOST = dict(BAD_defect="flat or NaN", TOO_SHORT="beyond the end of the run")
+_LOST = dict(BAD_defect="flat or NaN", BAD_cut="across a cut", TOO_SHORT="beyond the end of the run")
 
 def _one_subject(ds, task, subject, n, prep):
     try:

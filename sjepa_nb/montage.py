@@ -85,6 +85,16 @@ def other_kind(
     for kind, pattern in OTHER_KINDS.items():
         if any(re.fullmatch(rf"(?:{pattern})(?:\d*|[lr]|left|right)", w) for w in words): return kind
 
+# %% ../nbs/00_montage.ipynb #a06904bb
+def _of_another_system(names):
+    "Those of `names` that stand in numbered series (A1, A2, …) which the atlas does not know; empty where that is not most of them."
+    series = {}
+    for n in names:
+        if stem := re.fullmatch(r"([a-z]+)'?\d+", _derivation(n)[0]): series.setdefault(stem[1], []).append(n)
+    unknown = lambda members: sum(not canonical_name(n) and other_kind(n) is None for n in members)
+    foreign = {n for members in series.values() if unknown(members) >= 3 for n in members}
+    return foreign if len(foreign) >= 16 and 2 * len(foreign) > len(names) else set()
+
 # %% ../nbs/00_montage.ipynb #d0f22e91
 @dataclass(frozen=True)
 class ChannelMatch:
@@ -100,12 +110,21 @@ class ChannelMatch:
         return text
 
 # %% ../nbs/00_montage.ipynb #f65fff13
+def _references_of(names):
+    "What stands behind the hyphen and is a common reference: the known ones, and an electrode that at least three and most derivations share; a scalp electrode that begins a derivation is none."
+    parts = [_derivation(n) for n in names]
+    seconds = [b for _, b in parts if b]
+    shared = {b for b in seconds if seconds.count(b) >= max(3, len(seconds) / 2) and b in _spellings()}
+    return (REFERENCES | shared) - {a for a, b in parts if b and a not in EARS}
+
 def match_channels(
     names: list[str],  # a recording's channel names
 ) -> ChannelMatch:
-    "Match channel names to the atlas. Raises `ValueError` where two channels are the same place."
-    found = {n: canonical_name(n) for n in names}
-    if len(found) < len(names): raise ValueError(f"duplicate channel names: {', '.join(sorted({n for n in names if list(names).count(n) > 1}))}")
+    "Match channel names to the atlas; none of a set of another system's names. Raises `ValueError` where two channels are the same place."
+    if len(set(names)) < len(names): raise ValueError(f"duplicate channel names: {', '.join(sorted({n for n in names if list(names).count(n) > 1}))}")
+    references = _references_of(names)
+    found = {n: canonical_name(n, references) for n in names}
+    if _of_another_system(names): found = {n: None if re.search(r"\d", n) else place for n, place in found.items()}   # a Cz is a Cz
     places = [v for v in found.values() if v]
     twice = sorted({v for v in places if places.count(v) > 1})
     if twice:
@@ -222,34 +241,82 @@ def _digitised(info):
         to_head = mne.channels.compute_native_head_t(template_montage())
         own = mne.pick_info(info, [info["ch_names"].index(n) for n in names])
         points = np.array([c["loc"][:3] for c in own["chs"]])
-        scale = _sphere_radius(_template_in_head(to_head)) / _sphere_radius(points) if len(names) >= 16 else 1.
-        back = mne.transforms.apply_trans(np.linalg.inv(to_head["trans"]), points * scale)
+        if len(names) >= 16: points = _onto(points, mne.transforms.apply_trans(to_head["trans"], np.array(list(atlas().values())) * HEAD_RADIUS))
+        back = mne.transforms.apply_trans(np.linalg.inv(to_head["trans"]), points)
     return dict(zip(names, back / HEAD_RADIUS))
 
-def _template_in_head(to_head):
-    return mne.transforms.apply_trans(to_head["trans"], np.array(list(atlas().values())) * HEAD_RADIUS)
+def _onto(points, template):
+    "`points` `(n, 3)` scaled to the radius of `template` `(m, 3)`, and moved to its centre where theirs is clearly another."
+    (c, r), (centre, radius) = _sphere(points), _sphere(template)
+    away = centre - c * radius / r
+    return points * radius / r + (away if .25 * radius < np.linalg.norm(away) < radius else 0.)
 
-def _sphere_radius(points):
-    "Radius of the sphere that fits `points` `(n, 3)` best, by linear least squares."
+def _sphere(points):
+    "Centre and radius of the sphere that fits `points` `(n, 3)` best, by linear least squares."
     A = np.c_[2 * points, np.ones(len(points))]
     c = np.linalg.lstsq(A, (points**2).sum(1), rcond=None)[0]
-    return np.sqrt(c[3] + (c[:3]**2).sum())
+    return c[:3], np.sqrt(c[3] + (c[:3]**2).sum())
+
+# %% ../nbs/00_montage.ipynb #21dd0d88
+def _aligned(own, matched):
+    "Digitised places `own`, shifted and scaled to where the atlas has the names that `matched`; a minority of wrong names does not move them."
+    both = [n for n in matched if n in own]
+    if len(both) < 16: return own
+    p, a = np.array([own[n] for n in both]), np.array([atlas()[matched[n]] for n in both])
+    weight, scale, shift = np.ones(len(both)), 1., np.zeros(3)
+    for _ in range(20):   # least squares, again and again with less weight for what is far: nearly least distances
+        mp, ma = np.average(p, 0, weight), np.average(a, 0, weight)
+        scale = (weight @ ((p - mp) * (a - ma)).sum(1)) / (weight @ ((p - mp)**2).sum(1))
+        shift = ma - scale * mp
+        weight = 1 / np.maximum(np.linalg.norm(scale * p + shift - a, axis=1), .02)
+    if not .5 < scale < 2: return own   # mirrored or turned: no shift makes it right
+    return {n: scale * v + shift for n, v in own.items()}
 
 def _elsewhere(matched, own):
     "Channels whose digitised place `own` is far from the atlas's place of that name; none where that is most of them: their frame is another."
     far = {n for n, place in matched.items() if n in own and np.linalg.norm(own[n] - atlas()[place]) > .5}
     return far if 16 <= len(own) >= 2 * len(far) else set()
 
+# %% ../nbs/00_montage.ipynb #a88b917e
+@lru_cache(maxsize=None)
+def _cap(name):
+    "The places of one of MNE's caps, by electrode, in head radii and the template's frame."
+    cap = mne.channels.make_standard_montage(name)
+    return _digitised(mne.create_info(cap.ch_names, 128., "eeg").set_montage(cap, verbose="ERROR"))
+
+def _cap_of(names):
+    "The name of the cap to which a whole set of names belongs: BioSemi's of 128, 160 or 256, EGI's of 32, 64, 128 or 256; None if there is none, or three quarters of it are not here."
+    bare = {_derivation(n)[0] for n in names}
+    letters = {n[0] for n in bare if re.fullmatch(r"[a-h](?:[1-9]|[12]\d|3[0-2])", n)}
+    numbers = [int(n[1:]) for n in bare if re.fullmatch(r"e[1-9]\d*", n)]
+    size = {"abcd": 128, "abcde": 160, "abcdefgh": 256}.get("".join(sorted(letters)))
+    if size and len(bare) >= .75 * size: return f"biosemi{size}"
+    size = next((s for s in (32, 64, 128, 256) if numbers and max(numbers) <= s + 1), 0)
+    nets = {32: "GSN-HydroCel-32", 64: "GSN-HydroCel-65_1.0", 128: "GSN-HydroCel-129", 256: "GSN-HydroCel-257"}
+    if size and len(numbers) >= .75 * size: return nets[size]
+
+def _cap_places(names):
+    "Where the cap to which `names` belong has them, by name; empty where there is no such cap. An EGI net's last number is its Cz."
+    cap = _cap_of(names)
+    if not cap: return {}
+    places = {k.lower(): v for k, v in _cap(cap).items()}
+    if "cz" in places: places[f"e{len(places)}"] = places["cz"]
+    return {n: places[_derivation(n)[0]] for n in names if _derivation(n)[0] in places}
+
 # %% ../nbs/00_montage.ipynb #f0b34a1d
 def _others(names, own):
     "Those of `names` that are no electrodes of the scalp, by name → kind. An electrode's name with a place of its own is an electrode."
     numbered = {n for n in names if re.fullmatch(r"(?:e|t|sp|eeg)?[ _-]*\d+", n, flags=re.I)}
-    kinds = {n: other_kind(n) for n in names if not (n in numbered and n in own)}
+    of_a_cap = _cap_places(names)
+    kinds = {n: other_kind(n) for n in names if not (n in numbered and (n in own or n in of_a_cap))}
     others = {n: k for n, k in kinds.items() if k}
     return others if len(others) < len(names) else {}
 
 def _unplaced(lost):
     "What is wrong with the channels `lost`, and what to do."
+    if _of_another_system(lost):
+        return (f"names of another system, and no positions: {', '.join(lost[:6])}, …; if these are electrodes of a cap, give the recording its montage "
+                "(raw.set_montage); contacts inside the head have no place here")
     parts = {n: _derivation(n) for n in lost}
     pairs = [n for n, (a, b) in parts.items() if b in _spellings() and a in _spellings()]
     if pairs:
@@ -269,10 +336,15 @@ def recording_montage(
     if names is None: names = [info["ch_names"][i] for i in mne.pick_types(info, eeg=True)]
     if not names: raise ValueError("no EEG channel: set the channel types, e.g. raw.set_channel_types({'Cz': 'eeg'})")
     own = _digitised(info)
-    if others := _others(names, own): names = [n for n in names if n not in others]
+    others = _others(names, own)
+    names = [n for n in names if n not in others]
     match = match_channels(names)
+    own = _cap_places(names) | _aligned(own, match.matched)
     far = _elsewhere(match.matched, own)
-    place = {n: (f"{n}*", own[n]) if n in far else (match.matched[n], atlas()[match.matched[n]]) if n in match.matched else (n, own[n]) for n in names if n in match.matched or n in own}
+    place = {}
+    for n in names:
+        if n in match.matched and n not in far: place[n] = match.matched[n], atlas()[match.matched[n]]
+        elif n in own: place[n] = f"{n}*" if canonical_name(n) else n, own[n]   # what the atlas calls so is elsewhere
     lost = [n for n in names if n not in place]
     if lost and (on_missing == "raise" or not place):
         raise ValueError(_unplaced(lost))

@@ -183,7 +183,7 @@ def spoiled(what):
     ("duplicates", "T3 and T7 are both T7"), ("no positions", "channels without a position: X1, X2"), ("no eeg", "no EEG channel"),
     ("slow", "holds nothing above 32 Hz"), ("one channel", "average reference of one channel")])
 def test_recordings_that_are_refused(what, words):
-    with pytest.raises(ValueError, match=words): preprocess(spoiled(what))
+    with pytest.raises(ValueError, match=words): preprocess(spoiled(what), Preprocessing(bad_channels="raise"))
 
 
 def test_what_can_be_mended_by_an_option():

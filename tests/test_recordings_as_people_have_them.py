@@ -6,10 +6,12 @@ import mne
 import numpy as np
 import pytest
 
-from sjepa_nb.data import Preprocessing, preprocess
-from sjepa_nb.montage import canonical_name, other_kind, recording_montage
+from sjepa_nb.data import (Preprocessing, _cuts, _mark_defects, _shortened, _whose, build_store, cut_windows, file_sources, plan_windows, preprocess,
+                           split_by_subject, subjects_of)
+from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
 
 T19 = tuple("Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fz Cz Pz".split())
+CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
 UV = 1e-6  # V
 
 
@@ -62,7 +64,207 @@ EEGMAT = Path(os.environ.get("EEGMAT", "/nonexistent"))
 
 @pytest.mark.skipif(not EEGMAT.exists(), reason="EEGMAT names no folder of eegmat's recordings")
 def test_eegmat_without_an_option(tmp_path):
-    from sjepa_nb.data import build_store, file_sources, subjects_of
     store = build_store(tmp_path / "store", file_sources(sorted(EEGMAT.glob("*.edf"))), 4., progress=False)
     assert len(set(subjects_of(store.index))) == 18 and len(store.montage) == 19
     assert "EEG A2-A1" in store.describe() and "ECG ECG" in store.describe()
+
+
+# ---------------------------------------------------------------- whose recording it is
+
+@pytest.mark.parametrize("path, who", [
+    ("edf/01_tcp_ar/aaaaaaab_s001_t000.edf", ("TUH", "aaaaaaab", "s001")), ("edf/train/aaaaaaab/s002_2003/02_tcp_le/aaaaaaab_s002_t001.edf", ("TUH", "aaaaaaab", "s002")),
+    ("v1/00000258_s002_t000.edf", ("TUH", "00000258", "s002")), ("tuab/aaaaaaab_s001.edf", ("TUH", "aaaaaaab", "s001")),
+    ("chb/chb01/chb01_03.edf", ("CHB-MIT", "chb01", "0")), ("chb/chb17/chb17a_03.edf", ("CHB-MIT", "chb17", "0")), ("chb/chb21/chb21_01.edf", ("CHB-MIT", "chb01", "0")),
+    ("bci/A01T.gdf", ("BCI-IV", "A01", "0")), ("bci/A01E.gdf", ("BCI-IV", "A01", "0")), ("bci/B0103T.gdf", ("BCI-IV", "B01", "03")),
+    ("sleep/SC4001E0-PSG.edf", ("Sleep-EDF", "SC400", "1")), ("sleep/SC4002E0-PSG.edf", ("Sleep-EDF", "SC400", "2")), ("sleep/SC4011E0-PSG.edf", ("Sleep-EDF", "SC401", "1")),
+    ("mmi/S001/S001R01.edf", ("mmi", "S001", "0")), ("eegmat/Subject00_1.edf", ("eegmat", "Subject00", "0")), ("study/sub-03/ses-2/eeg/sub-03_ses-2_eeg.vhdr", ("study", "03", "ses-2")),
+    ("study/P01/rest.edf", ("study", "P01", "0")), ("study/VP03/rest.edf", ("study", "VP03", "0")), ("study/VPeaa/rest.vhdr", ("study", "VPeaa", "0")), ("study/patient12/rest.edf", ("study", "patient12", "0")),
+    ("study/patient12/session2/s02_rest.edf", ("study", "patient12", "0")), ("study/p01_s02.edf", ("study", "p01", "0")), ("P300/S01/x.edf", ("P300", "S01", "0")), ("P300/x.edf", ("P300", None, "0"))])
+def test_whose_recording_it_is(path, who):
+    labels, rule = _whose(Path("/data") / path)
+    assert (labels["dataset"], labels["subject"], labels["session"]) == who and rule
+
+
+def test_no_patient_of_tuh_is_in_two_parts(tmp_path):
+    files = []
+    for patient in ("aaaaaaab", "aaaaaaac", "aaaaaaad"):
+        for session, folder in (("s001", "01_tcp_ar"), ("s002", "02_tcp_le")):
+            files.append(tmp_path / folder / f"{patient}_{session}_t000_raw.fif")
+            files[-1].parent.mkdir(exist_ok=True)
+            noise(seconds=30).save(files[-1], verbose="ERROR")
+    store = build_store(tmp_path / "store", file_sources(files), 1., 2., progress=False)
+    assert set(subjects_of(store.index)) == {"TUH/aaaaaaab", "TUH/aaaaaaac", "TUH/aaaaaaad"}
+    parts = split_by_subject(store.index, .34)
+    patients = store.index.run.str[:8]
+    assert not set(patients.iloc[parts["train"]]) & set(patients.iloc[parts["valid"]])
+    assert "subjects: TUH/aaaaaaab, TUH/aaaaaaac, TUH/aaaaaaad (by the names of TUH)" in store.describe()
+
+
+def test_dates_with_dots_tell_runs_apart(tmp_path):
+    files = [tmp_path / n for n in ("S1_2020.01.02_raw.fif", "S1_2020.01.03_raw.fif", "S2_2020.01.03_raw.fif")]
+    for f in files: noise(seconds=30).save(f, verbose="ERROR")
+    store = build_store(tmp_path / "store", file_sources(files), 1., 2., progress=False)
+    assert len(set(store.index.run)) == 3 and set(store.index.subject) == {"S1", "S2"}
+
+
+def test_a_long_list_of_subjects_is_shortened():
+    assert _shortened([f"d/{i}" for i in range(20)]) == "d/0, d/1, d/2, d/3, d/4, d/5, …, d/19"
+
+
+# ---------------------------------------------------------------- cuts
+
+def kept(rec, length=1., interval=.5):
+    return [rec.data[:, s:s + 152] for s, why in plan_windows(rec, length, interval) if why is None]
+
+
+@pytest.mark.parametrize("words", ["boundary", "New Segment/", "BAD boundary", "EDGE boundary"])
+def test_a_cut(words):
+    "A step of hundreds of microvolts at an annotation: no window near it, no trace of it in the others, and each side as if it were alone."
+    raw = noise(sfreq=128.)
+    raw._data[:, 30 * 128:] += np.random.default_rng(1).normal(size=(19, 1)) * 300 * UV
+    first = mne.Annotations([0.], [0.], [words]) if words == "New Segment/" else mne.Annotations([], [], [])
+    raw.set_annotations(first + mne.Annotations([30.], [7. if words == "boundary" else 0.], [words]))   # EEGLAB writes how much it took out
+    rec = preprocess(raw)
+    assert max(np.abs(w).max() for w in kept(rec)) < 45
+    cut = np.flatnonzero(rec.reasons["cut"])
+    assert (cut[0], cut[-1]) == (29 * 128 - 1, 31 * 128)
+    windows, offsets, why = cut_windows(rec, 1., .5)
+    assert why["cut"] >= 5 and "annotated" not in why
+    alone = preprocess(raw.copy().set_annotations(None).crop(0, 30, include_tmax=False))
+    np.testing.assert_array_equal(rec.data[:, :30 * 128], alone.data)
+
+
+def test_a_skip_of_a_fif_file_is_a_cut_at_both_ends():
+    raw = noise()
+    raw._data[:, 20 * 250:25 * 250] = 0
+    raw._data[:, 25 * 250:] += 500 * UV * np.arange(19)[:, None]
+    rec = preprocess(raw.set_annotations(mne.Annotations([20.], [5.], ["BAD_ACQ_SKIP"])))
+    assert max(np.abs(w).max() for w in kept(rec)) < 45
+    assert rec.reasons["cut"][[19 * 128 + 10, 26 * 128 - 10]].all()
+
+
+def test_trials_are_not_cut_across_a_seam():
+    raw = noise(seconds=20).set_annotations(mne.Annotations([10.], [0.], ["boundary"]))
+    assert [a["description"] for a in _mark_defects(raw).annotations if a["description"].startswith("BAD")] == ["BAD_cut"]
+
+
+def test_gaps_of_an_edf_plus_d_file(tmp_path):
+    "Ten records of a second, the last five a minute later: the seam is a cut, and what is marked after it keeps its place in the signal."
+    cell = lambda v, n: str(v).ljust(n)[:n].encode()
+    names, n, x = [*CHANNELS, "EDF Annotations"], [200] * 8 + [30], np.random.default_rng(0).normal(size=(8, 2000)) * 10
+    head = b"".join(cell(v, w) for v, w in ((0, 8), ("X X X X", 80), ("Startdate X X X X", 80), ("01.01.20", 8), ("00.00.00", 8), (256 * 10, 8), ("EDF+D", 44), (10, 8), (1, 8), (9, 4)))
+    columns = [(16, names), (80, [""] * 9), (8, ["uV"] * 8 + [""]), (8, [-3276.8] * 9), (8, [3276.7] * 9), (8, [-32768] * 9), (8, [32767] * 9), (80, [""] * 9), (8, n), (32, [""] * 9)]
+    head += b"".join(cell(v, w) for w, values in columns for v in values)
+    body = b""
+    for i in range(10):
+        start = i + 60 * (i >= 5)
+        marks = f"+{start}\x14\x14\0".encode() + (b"+67\x141\x14left_hand\x14\0".replace(b"\x141\x14", b"\x14") if i == 7 else b"")
+        body += np.round(x[:, i * 200:(i + 1) * 200] * 10).astype("<i2").tobytes() + marks.ljust(60, b"\0")
+    (tmp_path / "s1.edf").write_bytes(head + body)
+    (_, raw), = file_sources([tmp_path / "s1.edf"])[0].read()
+    assert _cuts(raw) == [1000] and raw.n_times == 2000
+    assert {(a["description"], float(a["onset"])) for a in raw.annotations} == {("boundary", 5.), ("left_hand", 7.)}
+    assert preprocess(raw).reasons["cut"].any()
+
+
+# ---------------------------------------------------------------- dead stretches behind mixed rates
+
+def edf(path, signals, unit="uV", limit=1000):
+    edfio = pytest.importorskip("edfio")
+    signals = [edfio.EdfSignal(x, rate, label=n, physical_dimension=unit, physical_range=(-limit, limit)) for n, x, rate in signals]
+    edfio.Edf(signals).write(path)
+    return path
+
+
+@pytest.mark.parametrize("beside", [(), (("ECG", 512),), (("ECG", 512), ("Resp", 10)), (("SpO2", 1),)])
+def test_dead_stretches_beside_other_rates(tmp_path, beside):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(19, 128 * 60)) * 10
+    x[:, 20 * 128:30 * 128] = 0
+    extra = [(n, rng.normal(size=rate * 60) * 100, rate) for n, rate in beside]
+    (_, raw), = file_sources([edf(tmp_path / "s1.edf", [(n, v, 128) for n, v in zip(T19, x)] + extra)])[0].read()
+    rec = preprocess(raw)
+    assert rec.reasons["flat"].sum() == 12 * 128 and raw.info["sfreq"] == 128
+    assert all(n in rec.notes[0] for n, _ in beside)
+
+
+def test_dead_stretches_of_a_recording_that_was_resampled():
+    raw = noise(sfreq=128.)
+    raw._data[:, 20 * 128:30 * 128] = 0
+    rec = preprocess(raw.resample(512., method="fft", verbose="ERROR"))
+    assert 11 * 128 < rec.reasons["flat"].sum() < 13 * 128
+
+
+# ---------------------------------------------------------------- one bad electrode, one spike
+
+def test_one_electrode_of_4_mV_is_left_out_before_the_reference():
+    raw = noise()
+    good = preprocess(raw.copy().drop_channels(["Fp1"]))
+    raw._data[0] *= 400
+    rec = preprocess(raw)
+    assert rec.notes == ("bad, left out: Fp1 (far from the others in amplitude)",)
+    np.testing.assert_array_equal(rec.data, good.data)
+    with pytest.raises(ValueError, match="more than 10 times larger or smaller than the other channels: Fp1; mark as bad"): preprocess(raw, Preprocessing(bad_channels="raise"))
+    assert preprocess(raw, Preprocessing(bad_channels="keep")).montage.names == T19
+
+
+def test_many_bad_electrodes_are_refused():
+    raw = noise()
+    raw._data[:6] *= 400
+    with pytest.raises(ValueError, match="than the other channels: Fp1, Fp2, F3, F4, C3, C4"): preprocess(raw)
+
+
+def test_one_dead_channel_is_left_out_and_named():
+    raw = noise()
+    raw._data[3] = 2 * UV
+    rec = preprocess(raw)
+    assert rec.notes == ("bad, left out: F4 (flat or NaN)",) and "F4" not in rec.montage.names and len(kept(rec)) == len(kept(preprocess(noise())))
+
+
+def test_a_spike_is_bridged_left_out_and_counted():
+    clean, raw = preprocess(noise()), noise()
+    raw._data[2, 30 * 250 + 7] += .43
+    rec = preprocess(raw)
+    windows, offsets, why = cut_windows(rec, 1., .5)
+    assert why == {"extreme": why["extreme"]} and 4 <= why["extreme"] <= 8
+    assert np.abs(rec.data - clean.data)[:, ~rec.bad].max() < 2   # it left no trace elsewhere, and none on other channels
+    raw = noise()
+    raw._data[2, 30 * 250:] += 50e-3   # a step of 50 mV where the amplifier was set back
+    assert max(np.abs(w).max() for w in kept(preprocess(raw))) < 10 * 100
+
+
+def test_blinks_are_no_extremes():
+    raw = noise()
+    for t in range(2, 58, 3): raw._data[:2, t * 250:t * 250 + 75] += 600 * UV * np.hanning(75)
+    assert not preprocess(raw).bad.any() and preprocess(raw).notes == ()
+
+
+# ---------------------------------------------------------------- names of another system, places in another frame
+
+@pytest.mark.parametrize("cap, n", [("biosemi128", 128), ("biosemi160", 160), ("biosemi256", 256), ("GSN-HydroCel-32", 33), ("GSN-HydroCel-65_1.0", 65), ("GSN-HydroCel-129", 129), ("GSN-HydroCel-257", 257)])
+def test_caps_of_other_systems_by_their_names(cap, n):
+    cap = mne.channels.make_standard_montage(cap)
+    info = mne.create_info(cap.ch_names, 128., "eeg")
+    by_name, digitised = recording_montage(info)[0], recording_montage(info.copy().set_montage(cap))[0]
+    assert len(by_name) == n and by_name.names == digitised.names
+    np.testing.assert_allclose(by_name.positions, digitised.positions, atol=.05)
+    assert {k for k in by_name.names if canonical_name(k)} <= {"Cz"}
+
+
+@pytest.mark.parametrize("names", [[f"{s}{i}" for s in "ABFO" for i in range(1, 9)], [f"{s}{i}" for s in ("A", "B") for i in range(1, 33)]])
+def test_names_of_another_system_without_a_place(names):
+    "Needles inside the head, and 64 channels A1 to B32 that may be a whole cap or half of one."
+    with pytest.raises(ValueError, match="names of another system, and no positions: A1, A2"): preprocess(noise(names, seconds=10))
+    with pytest.raises(ValueError, match="names of another system"): preprocess(noise(names, seconds=10), Preprocessing(on_missing="drop"))
+
+
+@pytest.mark.parametrize("names", [T19, LEE2019_CHANNELS])
+@pytest.mark.parametrize("radius, shift", [(.095, (0, 0, 0)), (.11, (0, 0, .01)), (.085, (0, .02, -.02))])
+def test_places_on_a_sphere_around_another_origin(names, radius, shift):
+    sphere = mne.channels.make_standard_montage("spherical_1005").get_positions()["ch_pos"]
+    places = {n: sphere[n] / np.linalg.norm(sphere[n]) * radius + shift for n in names}
+    info = mne.create_info(list(names), 128., "eeg").set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
+    assert recording_montage(info)[0].names == tuple(names)
+    places[names[4]], places[names[5]] = places[names[9]].copy() + .001, places[names[8]].copy() + .001   # two names that deceive
+    info = mne.create_info(list(names), 128., "eeg").set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
+    assert {n for n in recording_montage(info)[0].names if "*" in n} == {f"{names[4]}*", f"{names[5]}*"}
