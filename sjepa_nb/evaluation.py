@@ -37,8 +37,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .data import SFREQ, Preprocessing, find_dataset, load_trials, subjects_of
-from .diagnostics import PROBES
-from .finetuning import SJEPAClassifier, digest, sjepa_probe
+from .finetuning import BY_PARADIGM, SJEPAClassifier, digest, sjepa_probe
 from .heads import HEADS
 from .predictor import SJEPA, write_whole
 from .simulation import simulated_datasets
@@ -158,7 +157,7 @@ def sjepa_pipelines(
     found = []
     for s, h in ways(heads, strategies):
         mine = settings | (limits or {}).get(f"{s}-{h}", {})
-        if s == "probe": estimator = sjepa_probe(weights, PROBES[paradigm][0], **probe)
+        if s == "probe": estimator = sjepa_probe(weights, **BY_PARADIGM[paradigm] | probe)
         else: estimator = SJEPAClassifier(weights, h, s, channels=montage, **mine)
         found.append(Pipeline(f"{pretraining}-{s}-{h}", estimator, pretraining, h, s))
     return found
