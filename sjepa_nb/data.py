@@ -656,6 +656,18 @@ def file_sources(
     return _name_files(good)
 
 # %% ../nbs/01_data.ipynb #e336f7e1
+def _fingerprint(path):
+    "A file's size and a digest of 64 kB of its beginning, middle and end: another recording of the same size is another recording."
+    crc = 0
+    for part in [path, *(path.with_suffix(s) for s in (".eeg", ".fdt") if s != path.suffix)]:   # BrainVision's and EEGLAB's signal
+        if not part.is_file(): continue
+        size = part.stat().st_size
+        with open(part, "rb") as f:
+            for start in (0, size // 2, max(0, size - 2**16)):
+                f.seek(start)
+                crc = zlib.crc32(f.read(2**16), crc)
+    return f"{path.stat().st_size}-{crc:08x}"
+
 def _name_files(found):
     "A `Source` for each path → (labels, rule). Files that no name tells apart are named with their folder."
     labels = {f: v for f, (v, _) in found.items()}
@@ -669,7 +681,7 @@ def _name_files(found):
             depth = next((d for d in range(1, len(f.parts)) if len({g.parts[-1 - d:-1] for g in twins}) == len(twins)), 1)
             v = v | dict(run="-".join([*f.parts[-1 - depth:-1], v["run"]]))
         v = v | dict(subject=v["subject"] or v["run"])
-        res.append(Source("/".join(v.values()), str(f.stat().st_size), partial(_read_file, f, v), found[f][1]))
+        res.append(Source("/".join(v.values()), _fingerprint(f), partial(_read_file, f, v), found[f][1]))
     return res
 
 # %% ../nbs/01_data.ipynb #98a61165
@@ -767,13 +779,17 @@ def _counts(runs):
     return ", ".join(f"{n} {k}" for k, n in total.items()) or "none"
 
 # %% ../nbs/01_data.ipynb #d1c72a65
+def _same_settings(old, new):
+    "Whether a source's settings are those that a store wrote down; an older store knows of a file its size alone."
+    return old == new or re.fullmatch(rf"{re.escape(old)}-[0-9a-f]{{8}}", new) is not None
+
 def _refuse_other(store, plan, sources):
     "Raise if the store was built by another plan or from other sources."
     old, names = store.about, {s.name: s.settings for s in sources}
     differ = [f"{k} {old[k]!r}, now {v!r}" for k, v in plan.items() if old.get(k) != v and k != "preprocessing"]
     differ += [f"{k} {old['preprocessing'].get(k)!r}, now {v!r}" for k, v in plan["preprocessing"].items() if old["preprocessing"].get(k, v) != v]
     here = old["sources"]
-    differ += [f"without {s}" for s in names if s not in here] + [f"with {s}" for s in here if s not in names] + [f"{s} has other options" for s in names if s in here and here[s] != names[s]]
+    differ += [f"without {s}" for s in names if s not in here] + [f"with {s}" for s in here if s not in names] + [f"{s} has other options or another content" for s in names if s in here and not _same_settings(here[s], names[s])]
     if differ: raise ValueError(f"{store.path} holds another store ({'; '.join(differ[:4])}{'; …' if len(differ) > 4 else ''}): choose another path, or overwrite=True")
 
 @contextmanager
@@ -1015,17 +1031,19 @@ def _mark_defects(raw):
     defects = find_defects(x, sfreq)
     bad = defects["nan"] | defects["flat"]
     _refuse(_dead(bad), [raw.ch_names[i] for i in picks])
-    bad |= find_extremes(x, sfreq)
-    raw._data[picks] = _bridge(x, bad)
-    return _annotate(_annotate(raw, bad.any(0), "BAD_defect"), _beside(_cuts(raw), raw.n_times), "BAD_cut")
+    extreme = find_extremes(x, sfreq)   # a trial in another unit too
+    raw._data[picks] = _bridge(x, bad | extreme)
+    marks = dict(BAD_defect=bad.any(0), BAD_extreme=extreme.any(0), BAD_cut=_beside(_cuts(raw), raw.n_times))
+    for words, mask in marks.items(): _annotate(raw, mask, words)
+    return raw
 
 def _annotate(raw, mask, words):
     "Annotate the stretches of `mask` `(samples,)`, with their margin, in place."
     spans, marks = _stretches(mask) / raw.info["sfreq"], raw.annotations
-    if not len(spans): return raw
+    if not len(spans): return
     start = np.maximum(spans[:, 0] - MARGIN, 0)
     onset = start + raw.first_time * (marks.orig_time is not None)
-    return raw.set_annotations(marks + mne.Annotations(onset, np.minimum(spans[:, 1] + MARGIN, raw.times[-1]) - start, words, orig_time=marks.orig_time))
+    raw.set_annotations(marks + mne.Annotations(onset, np.minimum(spans[:, 1] + MARGIN, raw.times[-1]) - start, words, orig_time=marks.orig_time))
 
 # %% ../nbs/01_data.ipynb #3c516452
 def _subject_trials(ds, paradigm, subject, prep):
@@ -1058,6 +1076,17 @@ def _trial_units(x, meta, prep):
             x[where] = np.stack(np.split(run, len(where), axis=1))
     return x
 
+# %% ../nbs/01_data.ipynb #cab3883d
+def _reference_trials(x, meta, names, prep, who):
+    "Average reference of trials `(trials, channels, samples)` in place. A channel far from the others in a run stays, since all trials have the same channels, but not in the reference, and a warning names it."
+    for (session, run), where in meta.groupby(["session", "run"]).indices.items():
+        far = _far(_robust_sd(np.concatenate(x[where], axis=1)))
+        if prep.bad_channels == "keep": far[:] = False
+        place = f"{who}, session {session}, run {run}"
+        if prep.bad_channels == "raise": _refuse(far, names, f"{place}: more than {FAR:g} times larger or smaller than the other channels")
+        if far.any(): warnings.warn(f"{place}: far from the others and not in the reference: {', '.join(np.array(names)[far])}")
+        x[where] -= x[where][:, ~far].mean(1, keepdims=True)
+
 # %% ../nbs/01_data.ipynb #11caa0cc
 def load_trials(
     dataset,  # the name of a MOABB class, or an instance
@@ -1082,14 +1111,15 @@ def load_trials(
     if any(m != montages[0] for m in montages): raise ValueError(f"{ds.code}: the subjects have different channels; load them apart")
     return np.concatenate(X), np.concatenate(y), pd.concat(meta, ignore_index=True), montages[0]
 
-_LOST = dict(BAD_defect="flat or NaN", BAD_cut="across a cut", TOO_SHORT="beyond the end of the run")
+_LOST = dict(BAD_defect="flat or NaN", BAD_extreme="extreme", BAD_cut="across a cut", TOO_SHORT="beyond the end of the run")
 
 def _one_subject(ds, task, subject, n, prep):
     try:
         x, y, meta, montage, lost = _subject_trials(ds, task, subject, prep)
         if x.shape[-1] < (n or TOKEN): raise ValueError(f"fewer than {n or TOKEN} samples in a trial: {x.shape[-1]}")
+        if not np.isfinite(x).all(): raise ValueError("NaN or infinite samples in trials")
         x = _trial_units(x[..., :n], meta, prep)
     except ValueError as e: raise ValueError(f"{ds.code}, subject {subject}: {e}") from e
     if lost: warnings.warn(f"{ds.code}, subject {subject}: {lost.total()} trials left out ({', '.join(f'{n} {_LOST.get(k, k)}' for k, n in lost.items())})")
-    if prep.reference: x -= x.mean(1, keepdims=True)
+    if prep.reference: _reference_trials(x, meta, montage.names, prep, f"{ds.code}, subject {subject}")
     return x.astype(np.float32), np.asarray(y), meta, montage

@@ -317,6 +317,10 @@ def _unplaced(lost):
     if _of_another_system(lost):
         return (f"names of another system, and no positions: {', '.join(lost[:6])}, …; if these are electrodes of a cap, give the recording its montage "
                 "(raw.set_montage); contacts inside the head have no place here")
+    twice = [n for n in lost if (m := re.fullmatch(r"(.+)-\d+", n)) and canonical_name(m[1])]
+    if len(twice) > 1:
+        return (f"several channels of one name, numbered by the reader: {', '.join(twice)}; rename or drop all but one in the file, "
+                "or leave them out (on_missing='drop')")
     parts = {n: _derivation(n) for n in lost}
     pairs = [n for n, (a, b) in parts.items() if b in _spellings() and a in _spellings()]
     if pairs:

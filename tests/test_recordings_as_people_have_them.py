@@ -1,12 +1,14 @@
 """Recordings as people have them: each kind that once went wrong in silence, or was refused for nothing, with the right value."""
+import json
 import os
 from pathlib import Path
 
 import mne
 import numpy as np
 import pytest
+from moabb.datasets.base import BaseDataset
 
-from sjepa_nb.data import (Preprocessing, _cuts, _mark_defects, _shortened, _whose, build_store, cut_windows, file_sources, plan_windows, preprocess,
+from sjepa_nb.data import (Preprocessing, _cuts, _mark_defects, _shortened, _whose, build_store, cut_windows, file_sources, load_trials, plan_windows, preprocess,
                            split_by_subject, subjects_of)
 from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
 
@@ -268,3 +270,80 @@ def test_places_on_a_sphere_around_another_origin(names, radius, shift):
     places[names[4]], places[names[5]] = places[names[9]].copy() + .001, places[names[8]].copy() + .001   # two names that deceive
     info = mne.create_info(list(names), 128., "eeg").set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
     assert {n for n in recording_montage(info)[0].names if "*" in n} == {f"{names[4]}*", f"{names[5]}*"}
+
+
+# ---------------------------------------------------------------- files
+
+def test_another_recording_of_the_same_size_is_noticed(tmp_path):
+    path = tmp_path / "s1_raw.fif"
+    noise(seconds=20).save(path, verbose="ERROR")
+    build = lambda: build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
+    size, store = path.stat().st_size, build()
+    assert len(build()) == len(store)
+    noise(seconds=20, seed=1).save(path, overwrite=True, verbose="ERROR")
+    assert path.stat().st_size == size
+    with pytest.raises(ValueError, match="has other options or another content"): build()
+
+
+def test_a_store_of_before_still_opens(tmp_path):
+    "Its preprocessing knows no `bad_channels`, its sources a file's size alone, and it does not say how subjects were found."
+    path = tmp_path / "s1_raw.fif"
+    noise(seconds=20).save(path, verbose="ERROR")
+    store = build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
+    file = tmp_path / "store/zarr.json"
+    about = json.loads(file.read_text())
+    old = about["attributes"]
+    del old["preprocessing"]["bad_channels"], old["subjects_by"]
+    old["sources"] = {k: v.split("-")[0] for k, v in old["sources"].items()}
+    file.write_text(json.dumps(about))
+    again = build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
+    assert len(again) == len(store) and "1 subjects" in again.describe()
+    with pytest.raises(ValueError, match="another store"): build_store(tmp_path / "store", file_sources([path]), 1., 3., progress=False)
+
+
+def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
+    rng = np.random.default_rng(0)
+    path = edf(tmp_path / "s1.edf", [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)])
+    with pytest.raises(ValueError, match="several channels of one name, numbered by the reader: Fz-0, Fz-1"): preprocess(next(file_sources([path])[0].read())[1])
+    rec = preprocess(next(file_sources([path])[0].read())[1], Preprocessing(on_missing="drop"))
+    assert "Fz" not in rec.montage.names and "Fz-0, Fz-1" in rec.notes[0]
+    content = bytearray(path.read_bytes())
+    content[236:244] = b"-1      "
+    path.write_bytes(content)
+    assert next(file_sources([path])[0].read())[1].n_times == 200 * 20
+
+
+# ---------------------------------------------------------------- trials
+
+class Harmed(BaseDataset):
+    "Ten trials of imagery, of which the fourth is harmed."
+    def __init__(self, harm):
+        super().__init__(subjects=[1], sessions_per_subject=1, events=dict(left_hand=1, right_hand=2), code="Harmed", interval=[0, 4], paradigm="imagery")
+        self.harm = harm
+
+    def data_path(self, subject, **kwargs): return []
+
+    def _get_single_subject_data(self, subject):
+        raw = noise(CHANNELS, 200., 70)
+        self.harm(raw._data, slice(20 * 200, 24 * 200))
+        return {"0": {"0": raw.set_annotations(mne.Annotations(np.arange(2, 62, 6.), 4, ["left_hand", "right_hand"] * 5))}}
+
+
+def silence(x, s): x[:, s] = 0
+def gap(x, s): x[:, s] = np.nan
+def volts(x, s): x[:, s] *= 1e-6
+def microvolts(x, s): x[:, s] *= 1e6
+def electrode(x, s): x[4] *= 400
+
+
+@pytest.mark.parametrize("harm", [silence, gap, volts, microvolts])
+def test_one_harmed_trial_among_good_ones(harm):
+    with pytest.warns(UserWarning, match="1 trials left out"): X, y, meta, montage = load_trials(Harmed(harm), "MI")
+    assert X.shape == (9, 8, 536) and 3 < X.std(-1).min() and X.std(-1).max() < 12
+
+
+def test_a_bad_electrode_stays_out_of_the_reference_of_trials():
+    with pytest.warns(UserWarning, match="far from the others and not in the reference: C4"): X, y, meta, montage = load_trials(Harmed(electrode), "MI")
+    others = [i for i, n in enumerate(montage.names) if n != "C4"]
+    assert len(X) == 10 and X[:, others].std(-1).max() < 12
+    with pytest.raises(ValueError, match="than the other channels: C4"): load_trials(Harmed(electrode), "MI", preprocessing=Preprocessing(bad_channels="raise"))
