@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'VERSION', 'NONE', 'STRATEGIES', 'RESULTS', 'paired_interv
            'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'sjepa_pipelines', 'bandpass', 'band',
            'as_epochs', 'baselines', 'Whole', 'EEGNetClassifier', 'fewer', 'cross_validate', 'read_results', 'evaluate',
            'subject_scores', 'summarise', 'compare', 'rank_pipelines', 'pipeline_colours', 'plot_ranking',
-           'plot_scores', 'short_name', 'to_moabb', 'plot_groups', 'plot_learning_curves']
+           'plot_scores', 'short_name', 'to_moabb', 'plot_groups']
 
 # %% ../nbs/12_evaluation.ipynb #dfecb291
 import json
@@ -515,30 +515,4 @@ def plot_groups(
         ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
         ax.invert_yaxis()
     axes[-1, 0].set_xlabel("AUC for ERP, accuracy for the rest; dashed: chance")
-    return fig
-
-# %% ../nbs/12_evaluation.ipynb #8d73ecbd
-def plot_learning_curves(
-    tables: dict,  # number of training trials → table from `evaluate`
-    rows: dict,  # label → pipeline
-):  # the figure
-    "Mean score over subjects by the number of training trials; bands: 95 % intervals over subjects."
-    every = pd.concat([summarise(t).assign(n=n) for n, t in tables.items()])
-    tasks = list(dict.fromkeys(zip(every.paradigm, every.dataset)))
-    fig, axes = plt.subplots(len(tasks), 1, figsize=(6.8, 2.6 * len(tasks)), layout="constrained", squeeze=False)
-    for ax, (paradigm, dataset) in zip(axes[:, 0], tasks):
-        here = every[(every.paradigm == paradigm) & (every.dataset == dataset)]
-        for label, pipeline in rows.items():
-            mine = here[here.pipeline == pipeline].sort_values("n")
-            if not len(mine): continue
-            line, = ax.plot(mine.n, mine["mean"], "o-", ms=3)
-            ax.fill_between(mine.n, mine.low, mine.high, color=line.get_color(), alpha=.12, lw=0)
-            ax.annotate(f" {label}", (mine.n.iloc[-1], mine["mean"].iloc[-1]), fontsize=8, color=line.get_color(), va="center")
-        ax.axhline(here.chance.mean(), color="k", ls="--", lw=.8)
-        ax.set_xscale("log")
-        ax.set_xlim(right=2.6 * here.n.max())
-        ax.set_xticks(sorted(set(here.n)), sorted(set(here.n)))
-        ax.minorticks_off()
-        ax.set_title(f"{paradigm}, {short_name(dataset)}", fontsize=9, loc="left")
-    axes[-1, 0].set_xlabel("training trials")
     return fig
