@@ -70,6 +70,7 @@ def _data_options(p):
     g.add_argument("--test-subjects", nargs="+", metavar="S", help="subjects to keep out of the pre-training altogether")
     g.add_argument("--reference", choices=["average", "none"], help="average reference, or as recorded (default: average)")
     g.add_argument("--scale", choices=["raise", "implausible", "always"], help="a recording whose amplitudes cannot be EEG in volts: an error, or standardise its channels; or standardise all (default: raise)")
+    g.add_argument("--bad-channels", choices=["drop", "raise", "keep"], help="a few channels that are dead or far from the others: leave out with a note, stop, or keep those that are not dead (default: drop)")
     g.add_argument("--drop-unplaced", action="store_true", help="leave out channels without a position, rather than stop")
     g = p.add_argument_group("windows")
     g.add_argument("--length", type=float, metavar="S", help="whole seconds (tokens a channel) in a window: 1, 4 and 16 in the paper (default: 4)")
@@ -132,7 +133,7 @@ TRAINING = ("epochs", "steps", "patience", "batch_size", "learning_rate", "predi
 
 DEFAULTS = dict(
     dataset=[], subjects=None, recordings=[], subject_regex=None, valid_subjects=None, valid_share=.15, test_subjects=(),
-    reference="average", scale="raise", drop_unplaced=False, length=4., interval=INTERVAL, store=None, jobs=1,
+    reference="average", scale="raise", bad_channels="drop", drop_unplaced=False, length=4., interval=INTERVAL, store=None, jobs=1,
     mask=TrainingConfig.radius, mask_strategy="sphere", size=SIZE, dropout=SJEPAConfig.dropout, target_norm=SJEPAConfig.target_norm,
     **{k: getattr(TrainingConfig, k) for k in TRAINING} | dict(momentum=list(TrainingConfig.momentum)), crop=None,
     probe=[], probe_subjects=None, device=None, workers=None, profile=0, out="sjepa_run", quiet=False, debug=False, resume=False)
@@ -155,7 +156,7 @@ def _simulated(o):
 
 def _store(o, sources):
     "Build or reopen the store of windows."
-    prep = Preprocessing(reference=None if o["reference"] == "none" else "average", scale=o["scale"], on_missing="drop" if o["drop_unplaced"] else "raise")
+    prep = Preprocessing(reference=None if o["reference"] == "none" else "average", scale=o["scale"], bad_channels=o["bad_channels"], on_missing="drop" if o["drop_unplaced"] else "raise")
     path = o["store"] or Path(o["out"]) / "windows.zarr"
     return build_store(path, sources, length=window_samples(o["length"]), interval=float(o["interval"]), preprocessing=prep, n_jobs=o["jobs"], progress=not o["quiet"])
 
