@@ -6,9 +6,10 @@ Twenty people whom neither pre-training nor evaluation uses, at `effect=1`. A se
 MOABB's benchmark: 100 trials of imagery, 1,980 flashes, 100 trials of flicker. The pipelines are
 those of MOABB's benchmark, in five-fold cross-validation within the session, without its search
 over settings of the SVM and without covariances between two flicker bands; canonical correlation
-looks at ten electrodes at the back. A row holds the mean over the folds, and the person's
-strengths in nAm (`erd` is a share), by which a test knows whether the table is that of today's
-simulation. The rows that OUT has already are kept: a run that was stopped goes on.
+looks at ten electrodes at the back, and flashes stay at 0.5-40 Hz, where MOABB has 1-24 Hz. A row
+holds the mean over the folds, and the person's strengths in nAm (`erd` is a share), by which a test
+knows whether the table is that of today's simulation. The rows that OUT has already are kept: a run
+that was stopped goes on.
 """
 import argparse
 import time

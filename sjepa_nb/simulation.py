@@ -294,7 +294,7 @@ class SimulatedDataset(BaseDataset):
         n_trials: int | None = None,  # in a run; Lee2019: 100, 100 and 1980. 40, 40 and 360 flashes when None
         sfreq: float = 250.,  # Hz; Lee2019: 1000
         seed: int = 0,  # of the population
-        effect: float = 1.,  # strength of what tells the classes apart; 0 for a control in which they are alike
+        effect: float = 1.,  # strength of what tells the classes apart: 1 as calibrated, 0 for a control
         artefacts: float = 1.,  # strength of all that is not brain; 0 for none
         unable: float = .25,  # share of subjects who cannot do motor imagery
         pause: tuple | None = None,  # least and most seconds between two trials (two characters for ERP)
