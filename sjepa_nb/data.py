@@ -133,7 +133,7 @@ def _spread(x, bad, sfreq):
     whole = x.shape[1] // n * n
     res = np.empty(len(x))
     for i, (row, b) in enumerate(zip(x, bad)):
-        steps = np.diff(row[:whole].reshape(-1, n).mean(1))
+        with np.errstate(invalid="ignore"): steps = np.diff(row[:whole].reshape(-1, n).mean(1))
         good = ~b[:whole].reshape(-1, n).any(1)
         steps = steps[good[1:] & good[:-1]]
         res[i] = np.subtract(*np.percentile(steps, [75, 25])) / 1.349 if len(steps) else np.nan
@@ -159,9 +159,11 @@ def find_extremes(
     n, res = max(2, round(FLAT * sfreq)), np.zeros(x.shape, bool)
     for row, out in zip(x, res):
         low, top = _blocks(row, n)
-        usual = np.median((top - low)[np.isfinite(top - low)]) if np.isfinite(top - low).any() else 0.
-        low[:-1], top[:-1] = np.minimum(low[:-1], row[n::n][:len(low) - 1]), np.maximum(top[:-1], row[n::n][:len(top) - 1])   # a step may lie between two blocks
-        with np.errstate(invalid="ignore"): wild = top - low > EXTREME * usual
+        finite = np.isfinite(low) & np.isfinite(top)
+        usual = np.median(top[finite] - low[finite]) if finite.any() else 0.
+        after = row[n::n][:len(low) - 1]   # a step may lie between two blocks
+        low[:-1], top[:-1] = np.minimum(low[:-1], after), np.maximum(top[:-1], after)
+        with np.errstate(invalid="ignore"): wild = finite & (top - low > EXTREME * usual)
         for i in np.flatnonzero(wild) if usual > 0 else (): out[i * n:(i + 1) * n + 1] = True
     return res
 
@@ -332,7 +334,7 @@ def _cleaned(clean, defects, cuts, prep):
     "Bridge the defects of a `Raw`, filter it, and say what to leave out: `(channels, samples)` in microvolts, reason → bool (samples,)."
     sfreq, n = clean.info["sfreq"], clean.n_times
     defects = defects | dict(extreme=find_extremes(clean._data, sfreq))
-    _bridge(clean._data, np.any(list(defects.values()), axis=0))
+    _bridge(clean._data, defects["nan"] | defects["flat"] | defects["extreme"])
     x = _filtered(clean, prep, cuts)
     widened = lambda mask: _at_rate(mask, sfreq, prep.sfreq, x.shape[1], MARGIN)
     reasons = {k: widened(v.any(0)) for k, v in defects.items()} | dict(cut=widened(_beside(cuts, n)))
@@ -604,12 +606,12 @@ def _parts(path):
 
 def _by_name(path):
     "The subject that a folder names, else the file, and the rule; None if neither does."
-    rules = {"a person's word and number in the name of folder or file": _PERSON, "S and a number in the name of folder or file": _S_NUMBER}
+    rules = {"a word for a person and a number": _PERSON, "S and a number": _S_NUMBER}
     for rule, pattern in rules.items():
         found = [m for part in _parts(path) if (m := pattern.search(part))]
         if len({m[m.lastindex].lstrip("0").lower() for m in found}) > 1: raise ValueError(f"its path says two subjects, {found[0][0]} and {found[1][0]}: give subject_regex")
         if found: return found[0][0], rule
-    return None, "nothing: each file counts as a subject of its own"
+    return None, "nothing: each file for itself"
 
 # %% ../nbs/01_data.ipynb #55492196
 RECORDING_SUFFIX = re.compile(r"(?i)\.(?:fif\.gz|fif|edf|bdf|gdf|vhdr|ahdr|set|cnt|mff|nxe|eeg|lay|egi|mat|nirx|con|sqd)$")

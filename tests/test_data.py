@@ -342,7 +342,7 @@ def test_store_describes_itself(whole):
     assert len(store) == 6 * 20 and store.sfreq == 128 and store.length == 152
     about = json.loads((whole / "made_sub-1_ses-0_run-0/zarr.json").read_text())["attributes"]
     assert about["channels"] == CHANNELS and np.shape(about["positions"]) == (8, 3) and about["unit"] == "uV"
-    assert about["plan"]["preprocessing"] == dict(reference="average", l_freq=.5, h_freq=40., sfreq=128., scale="raise", on_missing="raise")
+    assert about["plan"]["preprocessing"] == dict(reference="average", l_freq=.5, h_freq=40., sfreq=128., scale="raise", on_missing="raise", bad_channels="drop")
     assert set(store.about["packages"]) == {"mne", "moabb", "numpy", "scipy", "zarr"}
     assert str(whole.parent) not in "".join(p.read_text() for p in whole.rglob("zarr.json"))  # no paths inside
     assert "120 windows of 152 samples" in store.describe() and store.verify() == []
