@@ -500,19 +500,18 @@ def plot_groups(
     "Mean score of a few pipelines with its 95 % interval over subjects, and each subject as a dot; a panel for each task."
     shown, subjects = summarise(table), subject_scores(table)
     tasks = tasks or list(dict.fromkeys(zip(shown.paradigm, shown.dataset)))
-    fig, axes = plt.subplots(len(tasks), 1, figsize=(6.8, .5 + len(tasks) * (.5 + .24 * len(rows))),
-                             layout="constrained", squeeze=False)
+    size = 6.8, .5 + len(tasks) * (.6 + .24 * len(rows))
+    fig, axes = plt.subplots(len(tasks), 1, figsize=size, layout="constrained", squeeze=False)
     for ax, (paradigm, dataset) in zip(axes[:, 0], tasks):
         here = lambda t: t[(t.paradigm == paradigm) & (t.dataset == dataset)].set_index("pipeline")
-        for i, pipeline in enumerate(rows.values()):
-            if pipeline not in here(shown).index: continue
-            mean = here(shown).loc[pipeline]
+        mine = {label: pipeline for label, pipeline in rows.items() if pipeline in here(shown).index}
+        for i, pipeline in enumerate(mine.values()):
+            mean, dots = here(shown).loc[pipeline], here(subjects).loc[[pipeline]].score
             ax.errorbar(mean["mean"], i, xerr=[[mean["mean"] - mean.low], [mean.high - mean["mean"]]], fmt="o", color="C0")
-            dots = here(subjects).loc[[pipeline]].score
             ax.plot(dots, [i] * len(dots), "|", color="C0", ms=8, alpha=.5)
         ax.axvline(here(shown).chance.mean(), color="k", ls="--", lw=.8)
         ax.set_title(f"{paradigm}, {short_name(dataset)}", fontsize=9, loc="left")
-        ax.set_yticks(range(len(rows)), list(rows), fontsize=8)
-        ax.invert_yaxis()
+        ax.set_yticks(range(len(mine)), list(mine), fontsize=8)
+        ax.set_ylim(len(mine) - .4, -.6)
     axes[-1, 0].set_xlabel("AUC for ERP, accuracy for the rest; dashed: chance")
     return fig

@@ -140,15 +140,15 @@ def test_what_failed_is_tried_again(tasks, tmp_path, monkeypatch):
     evaluation._loaded.cache_clear()
     first = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
     assert list(first[first.subject == "2"].error) == ["OSError: host is down"] and (first[first.subject == "1"].error == "").all()
-    assert summarise(first).subjects.tolist() == [1]; plot_scores(first); to_moabb(first)
+    assert set(summarise(first).subjects) == {1}; plot_scores(first); to_moabb(first)
     monkeypatch.setattr(Task, "load", load)
     again = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
-    assert (again.error == "").all() and set(again.subject) == {"1", "2"} and len(again) == 4
+    assert (again.error == "").all() and set(again.subject) == {"1", "2"} and len(again) == 3 * 2 * 2
 
 
 def test_several_processes(weights, tasks, table, tmp_path):
     both = evaluate(tasks, {"1s-60%": weights}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, n_jobs=2, progress=False, **QUICK).merge(table, on=["pipeline", "subject", "fold"])
-    assert len(both) == 8 and np.allclose(both.score_x, both.score_y)
+    assert len(both) == 3 * 2 * 2 and np.allclose(both.score_x, both.score_y)
 
 
 def test_killed(tmp_path):
@@ -185,7 +185,7 @@ def test_more_heads_in_the_same_folder(tasks, tmp_path):
     more = lambda *heads: evaluate(tasks, {NONE: None}, tmp_path, heads=heads, with_baselines=False, folds=2, progress=False, **QUICK)
     first = more("pre-local")
     both = more("pre-local", "post-local")
-    assert len(both) == 2 * len(first) and both.groupby(["pipeline", "subject", "fold"]).size().max() == 1
+    assert len(both) == len(first) + 2 * 2 * 2 and both.groupby(["pipeline", "subject", "fold"]).size().max() == 1
 
 
 def test_other_weights_of_the_same_name(weights, tasks, tmp_path):
@@ -244,7 +244,7 @@ def test_a_real_difference_is_found_and_chance_is_not():
 def test_figures_and_moabb(table):
     from moabb.analysis import plotting
     from moabb.analysis.meta_analysis import compute_dataset_statistics, find_significant_differences
-    assert len(plot_scores(table).axes) == 1 and len(plot_ranking(table).axes[0].patches) == 9 * 9
+    assert len(plot_scores(table).axes) == 1 and len(plot_ranking(table).axes[0].patches) == 14 * 14
     m = to_moabb(table)
     stats = compute_dataset_statistics(m)
     find_significant_differences(stats)

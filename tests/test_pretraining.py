@@ -228,7 +228,7 @@ def test_a_full_disk(undisturbed, tmp_path):
 @pytest.mark.parametrize("words, said", [
     (["--device", "nonsense"], "is not a device"), (["--device", "cuda:99"], "no CUDA device"), (["--length", "inf"], "whole seconds"), (["--length", "1.5"], "whole seconds"),
     (["--interval", "nan"], "--interval"), (["--mask", "nan"], "radius must be positive"), (["--valid-share", "2"], "between 0 and 1"), (["--seed", "-1"], "seed"), (["--dropout", "2"], "dropout"),
-    (["--subject-regex", "x"], "is for --recordings"), (["--subjects", "77"], "no subject 77"), (["--dataset", "Lee2019_MY"], "close: Lee2019_MI"), (["--recordings", "missing.edf"], "no such file")])
+    (["--subject-regex", "x"], "is for --recordings"), (["--dataset", "PhysionetMI", "--subjects", "777"], "no subject 777"), (["--dataset", "Lee2019_MY"], "close: Lee2019_MI"), (["--recordings", "missing.edf"], "no such file")])
 def test_wrong_options_are_found_at_once(words, said, tmp_path, capsys):
     assert sjepa_pretrain([*COMMAND, *words, "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err.strip()
