@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .heads import Downstream
+from .heads import Downstream, FrozenNorm
 from .montage import HEAD_RADIUS, LEE2019_CHANNELS, Montage, lee2019_montage, named_montage
 from .predictor import SJEPA, SJEPAConfig, write_whole
 
@@ -104,7 +104,9 @@ def load_braindecode(
     return report
 
 def to_braindecode(model: SJEPA | Downstream) -> dict:
-    "The weights under braindecode's names; the mask token and the target encoder stay behind."
+    "The weights under braindecode's names; the mask token and the target encoder stay behind. Raises `ValueError` for a frozen norm."
+    if any(isinstance(m, FrozenNorm) for m in model.modules()):
+        raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" would be another one there')
     head = getattr(model, "head", None)
     state = {braindecode_name(k, head): v.detach().clone().contiguous() for k, v in model.state_dict().items() if braindecode_name(k, head)}
     state = {k: filled(k, v) for k, v in state.items()}

@@ -189,3 +189,8 @@ def test_shipped_models_in_braindecode(name, tmp_path):
         shared = [k for k in kept if k in state]
         assert any(k.startswith("feature_encoder") for k in shared) and all(torch.equal(kept[k], state[k]) for k in shared)
         assert head != "contextual" or any(k.startswith("transformer.encoder") for k in shared)
+
+
+def test_a_frozen_norm_does_not_travel():
+    net = Downstream("pre-local", 2, 536, 62, lee2019_montage(), norm="frozen")
+    with pytest.raises(ValueError, match="normalises over each window"): to_braindecode(net)
