@@ -246,7 +246,7 @@ def _summary(run):
 
 def _warned(share):
     "What to say of a teacher that is still mostly random."
-    return "" if share < .2 else ": too few steps, or too high a momentum, for it to teach anything"
+    return "" if share < .5 else ": most of it; too few steps for this momentum"
 
 def _probed(run, epochs):
     "The last scores of the probes, in words."
