@@ -29,7 +29,8 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 
-from sjepa_nb.evaluation import Task, as_epochs, bandpass, default_metric
+from sjepa_nb.diagnostics import bandpass
+from sjepa_nb.evaluation import Task, as_epochs, default_metric
 from sjepa_nb.montage import LEE2019_CHANNELS
 from sjepa_nb.simulation import SimulatedERP, SimulatedMI, SimulatedSSVEP, draw_traits
 

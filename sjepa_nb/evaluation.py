@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'VERSION', 'NONE', 'STRATEGIES', 'RESULTS', 'paired_interval', 'default_metric', 'score_of', 'check_metric',
-           'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'sjepa_pipelines', 'bandpass', 'band',
-           'as_epochs', 'independent', 'baselines', 'Whole', 'EEGNetClassifier', 'fewer', 'cross_validate',
-           'read_results', 'evaluate', 'subject_scores', 'summarise', 'compare', 'rank_pipelines', 'pipeline_colours',
-           'plot_ranking', 'plot_scores', 'short_name', 'to_moabb', 'plot_groups']
+           'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'sjepa_pipelines', 'band', 'as_epochs',
+           'independent', 'baselines', 'Whole', 'EEGNetClassifier', 'fewer', 'cross_validate', 'read_results',
+           'evaluate', 'subject_scores', 'summarise', 'compare', 'rank_pipelines', 'pipeline_colours', 'plot_ranking',
+           'plot_scores', 'short_name', 'to_moabb', 'plot_groups']
 
 # %% ../nbs/12_evaluation.ipynb #dfecb291
 import json
@@ -37,9 +37,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .data import SFREQ, Preprocessing, find_dataset, load_trials, subjects_of
-from .finetuning import BY_PARADIGM, SJEPAClassifier, digest, sjepa_probe
+from .diagnostics import bandpass
+from .finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from .heads import HEADS
-from .predictor import SJEPA, write_whole
+from .predictor import SJEPA, digest, write_whole
 from .simulation import simulated_datasets
 
 # %% ../nbs/12_evaluation.ipynb #afcff9f0
@@ -163,10 +164,6 @@ def sjepa_pipelines(
     return found
 
 # %% ../nbs/12_evaluation.ipynb #e0896cf4
-def bandpass(X, low, high):
-    "Filter trials `(trials, channels, samples)` between two frequencies (Hz)."
-    return mne.filter.filter_data(np.asarray(X, dtype=np.float64), SFREQ, low, high, verbose="ERROR")
-
 def band(low, high) -> FunctionTransformer:
     "`bandpass` as a step of a pipeline."
     return FunctionTransformer(bandpass, kw_args=dict(low=low, high=high))

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEW', 'FEATURES', 'EPOCHS', 'FIXED_EPOCHS', 'SEEDING', 'NOT_KEPT', 'TRAINING', 'MEANS', 'BY_PARADIGM',
-           'split_validation', 'choose_parts', 'digest', 'FeatureCache', 'train_epoch', 'validation_loss',
-           'BestWeights', 'MeanWeights', 'fine_tune', 'fingerprint', 'read_trials', 'check_trials', 'TrialEstimator',
+           'split_validation', 'choose_parts', 'FeatureCache', 'train_epoch', 'validation_loss', 'BestWeights',
+           'MeanWeights', 'fine_tune', 'fingerprint', 'read_trials', 'check_trials', 'TrialEstimator',
            'SJEPAClassifier', 'SJEPAFeatures', 'sjepa_probe']
 
 # %% ../nbs/11_finetuning.ipynb #3e2cb7a3
-import hashlib
 import json
 import math
 import warnings
@@ -36,10 +35,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
 from .data import SFREQ, check_microvolts
+from .diagnostics import PROBES
 from .heads import FILTERS, HEADS, NORMS, Downstream, Dropout, FrozenNorm, SpatialAggregation
 from .local_encoder import TOKEN_SAMPLES, n_tokens
 from .montage import Montage, named_montage, recording_montage
-from .predictor import SJEPA, SJEPAConfig, read_whole, write_whole
+from .predictor import SJEPA, SJEPAConfig, digest, read_whole, write_whole
 from .pretraining import TrainingError, set_precision
 
 # %% ../nbs/11_finetuning.ipynb #67a755bd
@@ -73,15 +73,6 @@ def choose_parts(
     return train, valid
 
 # %% ../nbs/11_finetuning.ipynb #93e983b4
-def digest(*arrays) -> str:
-    "A fingerprint of arrays or tensors."
-    h = hashlib.blake2b(digest_size=16)
-    for a in arrays:
-        a = np.ascontiguousarray(a.detach().cpu() if hasattr(a, "detach") else a)
-        h.update(str((a.shape, a.dtype)).encode())
-        h.update(a)
-    return h.hexdigest()
-
 class FeatureCache:
     "What frozen networks said of trials, by trial. Several threads may ask."
     def __init__(self, most: float = 512e6):  # bytes
@@ -177,7 +168,7 @@ class MeanWeights:
         net.load_state_dict(mean)
 
 # %% ../nbs/11_finetuning.ipynb #6fa70156
-EPOCHS, FIXED_EPOCHS = 500, 100  # at most, with validation trials; exactly, without
+EPOCHS, FIXED_EPOCHS = 500, 60  # at most, with validation trials; exactly, without
 
 def fine_tune(
     net: Downstream,  # changed in place; on the device of `x`
@@ -580,10 +571,8 @@ def sjepa_probe(
     return make_pipeline(features, StandardScaler(), classifier or LogisticRegression(C=.003, max_iter=2000))
 
 # %% ../nbs/11_finetuning.ipynb #4d85ef3a
-BY_PARADIGM = dict(
-    MI=dict(filters="csp", norm="frozen"),
-    ERP=dict(filters="xdawn", norm="window"),
-    SSVEP=dict(filters="class means", norm="window"))  # settings of `SJEPAClassifier`, and of `sjepa_probe`
+BY_PARADIGM = {paradigm: dict(filters=filters, norm="frozen" if paradigm == "MI" else "window")
+               for paradigm, (filters, _) in PROBES.items()}  # settings of `SJEPAClassifier`, and of `sjepa_probe`
 
 # %% ../nbs/11_finetuning.ipynb #40bac288
 @patch

@@ -11,11 +11,10 @@ from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
-from mne.filter import filter_data
 from torch import nn
 
 from .contextual_encoder import ContextualEncoder
-from .diagnostics import spatial_filters
+from .diagnostics import FILTER_KINDS, IMAGERY, bandpass, spatial_filters
 from .local_encoder import LocalEncoder, n_tokens
 from .montage import Montage
 from .positional_encoding import PositionalEncoding, spatial_code
@@ -213,7 +212,7 @@ def forward(self: Downstream, x):
     return self.rest(self.frozen(x))
 
 # %% ../nbs/10_heads.ipynb #d1b5be74
-FILTERS = "random", "csp", "xdawn", "class means"
+FILTERS = "random", *FILTER_KINDS
 
 @patch
 @torch.no_grad()
@@ -225,7 +224,7 @@ def start(self: SpatialAggregation,
     "Compute the filters from trials, and hold them; each virtual channel has a standard deviation of 1."
     signals, x = x.ndim == 3, x.flatten(2)
     seen = x.cpu().double().numpy()
-    if kind == "csp" and signals: seen = filter_data(seen, 128., 8., 32., verbose="ERROR")
+    if kind == "csp" and signals: seen = bandpass(seen, *IMAGERY)
     found = spatial_filters(seen, y.cpu().numpy(), kind, len(self.weight))
     weight = torch.as_tensor(found, dtype=x.dtype, device=x.device)
     self.weight[:len(weight)] = weight / (weight @ x).std((0, 2))[:, None]

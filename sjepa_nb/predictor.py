@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'PRESETS', 'DecoderLayer', 'Predictor', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'write_whole',
-           'read_whole', 'shipped_models']
+           'read_whole', 'shipped_models', 'digest']
 
 # %% ../nbs/07_predictor_ema.ipynb #cc58243f
 import copy
@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
@@ -274,13 +275,21 @@ def from_pretrained(cls: SJEPA,
     return cls.load(path)
 
 # %% ../nbs/07_predictor_ema.ipynb #f10103f6
+def digest(*arrays) -> str:
+    "A fingerprint of arrays or tensors."
+    h = hashlib.blake2b(digest_size=16)
+    for a in arrays:
+        a = np.ascontiguousarray(a.detach().cpu() if hasattr(a, "detach") else a)
+        h.update(str((a.shape, a.dtype)).encode())
+        h.update(a)
+    return h.hexdigest()
+
 @patch
 def extra_repr(self: SJEPA) -> str:
     "Channels, size, and a digest of the weights."
-    digest = hashlib.blake2b(digest_size=4)
-    for v in self.state_dict().values(): digest.update(v.detach().cpu().contiguous().numpy().tobytes())
-    config = self.config
-    return f"{len(self.montage)} channels, {config.depth}/{config.heads}/{config.hidden}, weights {digest.hexdigest()}"
+    c = self.config
+    weights = digest(*self.state_dict().values())[:8]
+    return f"{len(self.montage)} channels, {c.depth}/{c.heads}/{c.hidden}, weights {weights}"
 
 # %% ../nbs/07_predictor_ema.ipynb #19c79053
 Predictor.plain, SJEPA.plain_hidden_targets = Predictor.forward, SJEPA.hidden_targets

@@ -74,7 +74,7 @@ def check_numbers(config):
 @dataclass(frozen=True)
 class TrainingConfig:
     """How to train. From the paper: L1, early stop after 10 epochs; from the author's configuration: batches of 32.
-    The rest is chosen by experiment."""
+    The rest is published nowhere; what of it was compared is on the page of choices."""
     epochs: int = 100  # at most; the schedules are laid out over them
     steps: int | None = None  # if given, as many epochs as these steps fill, instead of `epochs`
     batch_size: int = 32  # windows

@@ -346,3 +346,17 @@ def test_steps_are_filled_with_whole_epochs(begin):
     run = begin(config=TrainingConfig(steps=5, batch_size=16, precision="float32"))
     assert run.steps >= 5 and run.steps % run.batches_per_epoch == 0 and run.steps - run.batches_per_epoch < 5
     run.lock.release()
+
+
+@pytest.mark.parametrize("select,best", [("relative", 2), ("loss", 0)])
+def test_the_best_epoch_is_chosen_by_the_rule_that_was_asked_for(begin, monkeypatch, select, best):
+    "A loss that rises because the targets come to hold more: the paper's rule keeps the first epoch, the ratio the last."
+    usual, seen = pretraining.validate, iter([(.2, .2), (.4, .6), (.3, .6)])
+
+    def validate(*args, **kwargs):
+        loss, positional = next(seen)
+        return usual(*args, **kwargs) | dict(loss=loss, positional=positional)
+
+    monkeypatch.setattr(pretraining, "validate", validate)
+    run = begin(config=TrainingConfig(epochs=3, batch_size=16, precision="float32", select=select)); run.run()
+    assert run.best_epoch == best and json.loads((run.folder / "run.json").read_text())["best_epoch"] == best + 1
