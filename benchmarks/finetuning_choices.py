@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from sjepa_nb.data import load_trials
+from sjepa_nb.trials import load_trials
 from sjepa_nb.evaluation import default_metric, score_of
 from sjepa_nb.finetuning import SJEPAClassifier, sjepa_probe
 from sjepa_nb.simulation import SimulatedERP, SimulatedMI, SimulatedSSVEP

@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sjepa_nb.data import Preprocessing
+from sjepa_nb.preprocessing import Preprocessing
 from sjepa_nb.diagnostics import Probe, make_probe
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.pretraining import set_precision
 from sjepa_nb.simulation import simulated_datasets
 

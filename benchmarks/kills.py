@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sjepa_nb.predictor import SJEPA
+from sjepa_nb.model import SJEPA
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "kills.csv"
 TRAIN = "import sys; from sjepa_nb.command_line import sjepa_pretrain; sys.exit(sjepa_pretrain(sys.argv[1:]))"
-BUILD = """import sys; from sjepa_nb.data import build_store, moabb_sources; from sjepa_nb.simulation import simulated_datasets
+BUILD = """import sys; from sjepa_nb.sources import moabb_sources; from sjepa_nb.store import build_store; from sjepa_nb.simulation import simulated_datasets
 build_store(sys.argv[1], [s for d in simulated_datasets(n_subjects=3, seed=0) for s in moabb_sources(d)], length=152, interval=4., progress=False)"""
 OPTIONS = ["--dataset", "simulated", "--subjects", "1", "2", "--valid-subjects", "2", "--length", "1", "--interval", "20", "--batch-size", "8", "--epochs", "3", "--precision", "float32", "--quiet", "--checkpoint-minutes", "0.02"]
 

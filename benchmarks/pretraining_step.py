@@ -82,8 +82,10 @@ def peer(samples, batch, dropout, device):
 def ours(samples, batch, precision, device):
     "The step that `Pretraining` takes."
     from sjepa_nb.masking import Masks
-    from sjepa_nb.predictor import SJEPA
-    from sjepa_nb.pretraining import TrainingConfig, keep_memory, make_optimiser, set_precision, train_step
+    from sjepa_nb.model import SJEPA
+    from sjepa_nb.pretraining import (
+        TrainingConfig, keep_memory, make_optimiser, set_precision, train_step,
+    )
     keep_memory()
     montage, x, hidden = batch_and_mask(samples, batch)
     torch.manual_seed(0)

@@ -19,10 +19,21 @@ import zarr
 from moabb.datasets.base import BaseDataset
 from scipy.io import savemat
 
-import sjepa_nb.data as D
-from sjepa_nb.data import (Preprocessing, Recording, Source, WindowStore, build_store, check_microvolts, cut_windows, file_sources, find_dataset, load_trials,
-                           moabb_sources, plan_windows, preprocess, split_by_subject, subjects_of, window_samples)
-from sjepa_nb.montage import LEE2019_CHANNELS, Montage, atlas, canonical_name, lee2019_montage, recording_montage, template_montage
+import sjepa_nb.preprocessing
+import sjepa_nb.store
+import sjepa_nb.trials
+from sjepa_nb.preprocessing import (
+    Preprocessing, Recording, check_microvolts, preprocess, window_samples,
+)
+from sjepa_nb.sources import Source, file_sources, find_dataset, moabb_sources
+from sjepa_nb.store import (
+    WindowStore, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
+)
+from sjepa_nb.trials import load_trials
+from sjepa_nb.montage import (
+    LEE2019_CHANNELS, Montage, atlas, canonical_name, lee2019_montage, recording_montage,
+    template_montage,
+)
 
 CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
 REAL = Path(os.environ.get("MNE_DATA", "/nonexistent"))
@@ -134,7 +145,7 @@ def test_annotations_keep_their_place_after_a_crop():
     raw = make_raw().set_annotations(mne.Annotations([20, 30], [1, 0], ["BAD_x", "EDGE boundary"]))
     for dated in (False, True):
         if dated: raw = make_raw().set_meas_date(0).set_annotations(mne.Annotations([20, 30], [1, 0], ["BAD_x", "EDGE boundary"], orig_time=0))
-        marks = D._stretches(preprocess(raw.crop(10)).reasons["annotated"]) / 128
+        marks = sjepa_nb.preprocessing._stretches(preprocess(raw.crop(10)).reasons["annotated"]) / 128
         np.testing.assert_allclose(marks[:, 0], [10, 20], atol=.02)
         assert marks[0, 1] == 11 and marks[1, 1] > marks[1, 0]
 
@@ -432,9 +443,9 @@ def test_resuming_keeps_what_is_whole(tmp_path):
     assert not (tmp_path / "store").exists()
     seen.clear()
     made = []
-    original, D._write_run = D._write_run, lambda folder, *a: made.append(folder.name) or original(folder, *a)
+    original, sjepa_nb.store._write_run = sjepa_nb.store._write_run, lambda folder, *a: made.append(folder.name) or original(folder, *a)
     try: build(tmp_path / "store", sources(False))
-    finally: D._write_run = original
+    finally: sjepa_nb.store._write_run = original
     assert seen == [("2", "0"), ("2", "1")] and made == ["made_sub-2_ses-0_run-1"]
     # with another plan it starts clean
     with pytest.raises(RuntimeError): build(tmp_path / "other", sources(True))
@@ -693,7 +704,7 @@ def test_lee2019_trials(lee, task, n, classes):
     check_microvolts(X)
     np.testing.assert_allclose(X.mean(1), 0, atol=1e-3)
     # the same numbers as MOABB's array, but for the reference
-    paradigm, ds = D.make_paradigm(task), find_dataset(f"Lee2019_{task}")
+    paradigm, ds = sjepa_nb.trials.make_paradigm(task), find_dataset(f"Lee2019_{task}")
     with mne.utils.use_log_level("ERROR"): theirs, labels, _ = paradigm.get_data(ds, [1])
     np.testing.assert_allclose(X, (theirs - theirs.mean(1, keepdims=True))[..., :n], atol=1e-3)
     assert list(labels) == list(y)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sjepa_nb import contextual_encoder, data, masking, montage, predictor, weights
+from sjepa_nb import (
+    contextual_encoder, masking, montage, predictor, preprocessing, store, weights,
+)
 from sjepa_nb.masking import Masks, SphereMask
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +133,8 @@ def test_nothing_loaded_is_said(monkeypatch):
 
 def volts_are_refused():
     x = np.random.default_rng(0).normal(size=(2, 4, 152)).astype("float32") * 10
-    data.check_microvolts(x)
-    with pytest.raises(ValueError, match="volt"): data.check_microvolts(x * 1e-6)
+    preprocessing.check_microvolts(x)
+    with pytest.raises(ValueError, match="volt"): preprocessing.check_microvolts(x * 1e-6)
 
 
 def test_volts_are_not_taken_for_microvolts(monkeypatch):
@@ -147,19 +149,19 @@ def left_out_windows_are_counted():
     signal = rng.normal(size=(4, 128 * 60)) * 1e-5
     signal[1, 128 * 20:128 * 21] = np.nan
     signal[:, -128 * 4:] = 0
-    rec = data.preprocess(mne.io.RawArray(signal, info, verbose="ERROR"), data.Preprocessing())
-    windows, offsets, rejected = data.cut_windows(rec, 256, 2.)
+    rec = preprocessing.preprocess(mne.io.RawArray(signal, info, verbose="ERROR"), preprocessing.Preprocessing())
+    windows, offsets, rejected = store.cut_windows(rec, 256, 2.)
     assert np.isfinite(windows).all() and windows.std(-1).min() > 1e-3
     assert sum(rejected.values()) > 0 and len(windows) + sum(rejected.values()) == len(range(0, 128 * 60 - 256 + 1, 256))
 
 
 def test_no_window_is_rejected_or_passed_in_silence(monkeypatch):
     left_out_windows_are_counted()
-    cut = data.cut_windows
-    monkeypatch.setattr(data, "cut_windows", lambda *a: (*cut(*a)[:2], {}))
+    cut = store.cut_windows
+    monkeypatch.setattr(store, "cut_windows", lambda *a: (*cut(*a)[:2], {}))
     fails(left_out_windows_are_counted)
     monkeypatch.undo()
-    monkeypatch.setattr(data, "find_defects", lambda x, sfreq: dict(nan=np.zeros(x.shape, bool), flat=np.zeros(x.shape, bool)))
+    monkeypatch.setattr(store, "find_defects", lambda x, sfreq: dict(nan=np.zeros(x.shape, bool), flat=np.zeros(x.shape, bool)))
     with pytest.raises((AssertionError, ValueError)): left_out_windows_are_counted()
 
 

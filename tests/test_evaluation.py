@@ -16,12 +16,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from commands import Command
 from sjepa_nb import evaluation
 from sjepa_nb.command_line import sjepa_evaluate, sjepa_finetune, sjepa_plot
-from sjepa_nb.evaluation import (NONE, RESULTS, Pipeline, Task, baselines, chance_of, compare, cross_validate, evaluate, plot_ranking, plot_scores, rank_pipelines, read_results, simulated_tasks,
-                                 sjepa_pipelines, summarise, to_moabb, ways)
+from sjepa_nb.evaluation import (
+    NONE, RESULTS, Pipeline, Task, baselines, chance_of, compare, cross_validate, evaluate,
+    plot_ranking, plot_scores, rank_pipelines, read_results, simulated_tasks, sjepa_pipelines,
+    summarise, to_moabb, ways,
+)
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.heads import HEADS
 from sjepa_nb.montage import lee2019_montage, named_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
 
 SMALL = SJEPAConfig(depth=1, predictor_depth=1, hidden=32, average_layers=1)

@@ -7,9 +7,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from sjepa_nb import contextual_encoder
-from sjepa_nb.contextual_encoder import Attention, ContextualEncoder, EncoderLayer, FeedForward, PackedAttention, Rows, is_fast, share_out
+from sjepa_nb.contextual_encoder import (
+    Attention, ContextualEncoder, EncoderLayer, FeedForward, PackedAttention, Rows, is_fast,
+    share_out,
+)
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig
 
 pytestmark = pytest.mark.skipif(contextual_encoder.njit is None, reason="numba is not installed")
 

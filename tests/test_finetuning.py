@@ -20,10 +20,12 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
+from sjepa_nb.finetuning import (
+    FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe,
+)
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.montage import named_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
 
 CHANNELS = ("C3", "Cz", "C4", "Pz", "Oz", "Fz")

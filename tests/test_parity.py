@@ -7,8 +7,10 @@ import torch
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.masking import SphereMask
 from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage
-from sjepa_nb.predictor import SJEPA, SJEPAConfig, shipped_models
-from sjepa_nb.weights import braindecode_name, from_pretrained, load_braindecode, save_pretrained, to_braindecode
+from sjepa_nb.model import SJEPA, SJEPAConfig, shipped_models
+from sjepa_nb.weights import (
+    braindecode_name, from_pretrained, load_braindecode, save_pretrained, to_braindecode,
+)
 
 SignalJEPA = pytest.importorskip("braindecode.models").SignalJEPA
 close = dict(atol=1e-5, rtol=0)

@@ -17,9 +17,12 @@ import torch
 from commands import COMMAND, Command, no_large_files
 from sjepa_nb import pretraining
 from sjepa_nb.command_line import sjepa_pretrain
-from sjepa_nb.data import WindowStore, build_store, moabb_sources, split_by_subject
-from sjepa_nb.predictor import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import CollapseError, Pretraining, TrainingConfig, TrainingError, load_checkpoint, train_step
+from sjepa_nb.sources import moabb_sources
+from sjepa_nb.store import WindowStore, build_store, split_by_subject
+from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.pretraining import (
+    CollapseError, Pretraining, TrainingConfig, TrainingError, load_checkpoint, train_step,
+)
 from sjepa_nb.simulation import SimulatedMI
 
 SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=1)
@@ -177,7 +180,7 @@ def test_readers_go_when_the_training_is_killed(begin, tmp_path):
     "SIGKILL to the training process: its reader goes too, and holds no lock."
     program = f"""
 import os, sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from sjepa_nb.data import WindowStore, split_by_subject
+from sjepa_nb.store import WindowStore, split_by_subject
 from sjepa_nb.pretraining import Pretraining, batch_loader
 from test_pretraining import CONFIG, SMALL
 store = WindowStore({str(begin("other").store.path)!r})
@@ -197,7 +200,7 @@ print(loader._workers[0].pid, flush=True); time.sleep(60)"""
 @pytest.mark.skipif(sys.platform != "linux", reason="readers are copies of the process on Linux alone")
 def test_a_process_that_still_holds_a_reader_can_end(begin):
     program = f"""
-from sjepa_nb.data import WindowStore
+from sjepa_nb.store import WindowStore
 from sjepa_nb.pretraining import batch_loader
 store = WindowStore({str(begin("other").store.path)!r})
 loader = iter(batch_loader(store, [[0, 1]] * 50, workers=1)); next(loader)
@@ -271,7 +274,7 @@ def test_a_vanished_store(begin, store, tmp_path, workers):
 def test_two_montages_in_one_training(tmp_path):
     "Recordings of 62 and of 8 channels in one store: batches of one montage each, one table of position rows, every channel trained."
     import mne
-    from sjepa_nb.data import file_sources
+    from sjepa_nb.sources import file_sources
     rng = np.random.default_rng(0)
     files = []
     for k, names in enumerate((["Fp1", "Fp2", "C3", "Cz", "C4", "O1", "Oz", "O2"], ["POz", "Oz", "O1", "O2", "PO3", "PO4"])):

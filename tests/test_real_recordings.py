@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from sjepa_nb.command_line import sjepa_pretrain
-from sjepa_nb.data import WindowStore
-from sjepa_nb.predictor import SJEPA
+from sjepa_nb.store import WindowStore
+from sjepa_nb.model import SJEPA
 
 QUICK = ["--length", "1", "--epochs", "1", "--batch-size", "16", "--quiet"]
 

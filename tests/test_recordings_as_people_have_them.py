@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from moabb.datasets.base import BaseDataset
 
-from sjepa_nb.data import (Preprocessing, _cuts, _mark_defects, _shortened, _whose, build_store, cut_windows, file_sources, load_trials, plan_windows, preprocess,
-                           split_by_subject, subjects_of)
+from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
+from sjepa_nb.sources import _whose, file_sources
+from sjepa_nb.store import (
+    _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
+)
+from sjepa_nb.trials import _mark_defects, load_trials
 from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
 
 T19 = tuple("Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fz Cz Pz".split())

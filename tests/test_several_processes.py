@@ -15,7 +15,7 @@ import torch
 from commands import COMMAND, Command
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.predictor import SJEPA
+from sjepa_nb.model import SJEPA
 from sjepa_nb.pretraining import World, epoch_batches, share_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or not torch.distributed.is_gloo_available(), reason="needs gloo and torchrun")
