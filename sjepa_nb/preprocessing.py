@@ -6,7 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-# %% ../nbs/02_preprocessing.ipynb #a54c176a
+# %% ../nbs/02_preprocessing.ipynb #b70a384d
 import math
 import re
 from dataclasses import dataclass, field

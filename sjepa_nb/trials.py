@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #f878c9a8
+# %% ../nbs/05_trials.ipynb #a74fe245
 import warnings
 from collections import Counter
 
