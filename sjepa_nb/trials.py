@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #d4b7655e
+# %% ../nbs/05_trials.ipynb #5a28f0bd
 import warnings
 from collections import Counter
 
