@@ -26,7 +26,7 @@ from torch import distributed
 
 from .diagnostics import make_probe, simulated_probes
 from sjepa_nb.evaluation import (
-    NONE, RESULTS, STRATEGIES, Pipeline, Task, cross_validate, default_metric, evaluate,
+    NO_PRETRAINING, RESULTS, STRATEGIES, Pipeline, Task, cross_validate, default_metric, evaluate,
     plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores,
     summarise,
 )
@@ -383,7 +383,7 @@ def sjepa_finetune(
         _calm(); _check_device(o.get("device"))
         if len(o.get("weights", [])) > 1: raise ValueError("sjepa_finetune takes one --weights; sjepa_evaluate compares several")
         if (Path(o["out"]) / "results.csv").exists(): raise FileExistsError(f"{o['out']} holds results already: choose another --out")
-        (name, weights), tasks = next(iter(_pretrainings(o.get("weights")).items()), (NONE, None)), _tasks(o)
+        (name, weights), tasks = next(iter(_pretrainings(o.get("weights")).items()), (NO_PRETRAINING, None)), _tasks(o)
         estimator = SJEPAClassifier(weights, o["head"], o["strategy"], **_settings(o))
         estimator._check_settings()
         Path(o["out"]).mkdir(parents=True, exist_ok=True)
@@ -433,7 +433,7 @@ def _evaluate(o):
     "The whole of `sjepa_evaluate`, for complete options."
     _calm(); start = time.monotonic(); _check_device(o.get("device"))
     limit = o.get("full_contextual_epochs")
-    table = evaluate(_tasks(o), _pretrainings(o.get("weights")) | {NONE: None}, o["out"], o.get("heads", HEADS), o.get("strategies", STRATEGIES), not o.get("no_baselines"), o["folds"], o["seed"], o["jobs"], not o.get("quiet"),
+    table = evaluate(_tasks(o), _pretrainings(o.get("weights")) | {NO_PRETRAINING: None}, o["out"], o.get("heads", HEADS), o.get("strategies", STRATEGIES), not o.get("no_baselines"), o["folds"], o["seed"], o["jobs"], not o.get("quiet"),
                      None if limit is None else {"full-contextual": dict(epochs=min(limit, o.get("epochs", limit)))}, o.get("train_trials"), **_settings(o))
     ok = table[table.error == ""]
     if not len(ok): raise ValueError(f"nothing could be scored; the first error: {table.error.iloc[0]}")
@@ -513,7 +513,7 @@ def _demonstrate(a):
     out = str(Path(a["out"]) / "evaluation")
     weights = [f"shipped={SHIPPED}", f"short={a['out']}"]
     _evaluate(dict(DEMO, weights=weights, out=out, seed=options["seed"], quiet=a.get("quiet", False), subjects=subjects))
-    print("\n" + _verdict(read_results(Path(out) / "results.csv"), f"shipped-{DEMO['strategies'][0]}-pre-local", f"{NONE}-probe-pre-local"))
+    print("\n" + _verdict(read_results(Path(out) / "results.csv"), f"shipped-{DEMO['strategies'][0]}-pre-local", f"{NO_PRETRAINING}-probe-pre-local"))
     print(f"\n  in all {(time.monotonic() - start) / 60:.1f} minutes. Simulated recordings: for real ones, see the evaluation page.")
 
 # %% ../nbs/21_command_line.ipynb #9b13c20a
