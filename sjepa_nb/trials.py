@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #4f5051b1
+# %% ../nbs/05_trials.ipynb #fae74584
 import warnings
 from collections import Counter
 
