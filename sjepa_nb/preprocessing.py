@@ -79,9 +79,9 @@ def _ranges(row, n):
     pairs_low, pairs_top = low[:even].reshape(-1, 2).min(1), top[:even].reshape(-1, 2).max(1)
     with np.errstate(invalid="ignore"): return top - low, pairs_top - pairs_low
 
-# %% ../nbs/02_preprocessing.ipynb #d18a6fee
+# %% ../nbs/02_preprocessing.ipynb #4fd2a845
 def _range_from(row, n):
-    "The range over `n` samples of a finite signal, from each sample that has so many before it ends."
+    "The range over `n` samples of a finite signal, from each sample that has so many left."
     shift = dict(size=n, origin=-(n // 2))   # the window begins at the sample
     span = maximum_filter1d(row, **shift) - minimum_filter1d(row, **shift)
     return span[:len(row) - n + 1]
@@ -286,7 +286,7 @@ def _standardise(
         raise ValueError("a channel without spread cannot be standardised: mark it as bad")
     x *= (target / sd)[:, None]
 
-# %% ../nbs/02_preprocessing.ipynb #3a6f94d2
+# %% ../nbs/02_preprocessing.ipynb #3593c9e8
 @dataclass(frozen=True)
 class Preprocessing:
     "What is done to every recording."
@@ -294,12 +294,10 @@ class Preprocessing:
     l_freq: float = .5  # Hz
     h_freq: float = 40.  # Hz
     sfreq: float = SFREQ  # Hz
-    # "raise" where the unit is implausible, standardise there ("implausible"), "always", or "keep"
-    # whatever it is
+    # an implausible unit: "raise", standardise ("implausible"; "always": any unit), or "keep" it
     scale: str = "raise"
     on_missing: str = "raise"  # channels without a position: "raise" or "drop"
-    # a few channels that are dead, or far from the others: "drop" with a note, "raise", or "keep"
-    # those that are not dead
+    # a few that are dead or far from the others: "drop" with a note, "raise", "keep" the far ones
     bad_channels: str = "drop"
 
     def __post_init__(self):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #40535a69
+# %% ../nbs/05_trials.ipynb #7ed995a2
 import warnings
 from collections import Counter
 
