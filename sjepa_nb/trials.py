@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #48f626d1
+# %% ../nbs/05_trials.ipynb #ab5bf2f4
 import warnings
 from collections import Counter
 
