@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/frozen_tokens.py --weights simulated physionet [--real]
 
-The probes of page 08 at the paper's numbers of trials (200 of imagery, 200 of flicker, 1,992 flashes), for the simulated
+The probes of page 15 at the paper's numbers of trials (200 of imagery, 200 of flicker, 1,992 flashes), for the simulated
 people 48 to 54; with --real for Kalunga2016 (SSVEP) and PhysionetMI 1 to 3 (hands or feet, left or right hand; set MNE_DATA).
 Random networks of the same size, three seeds, are the floor. Rows go to results/frozen_tokens.csv; those there are skipped.
 """

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/pretraining_choices.py --work DIR [--only NAME …] [--steps 3000]
 
 Simulated people 1 to 8 train, 9 to 12 are asked: a training is judged by what its frozen tokens are worth to the probes of
-page 08, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of
+page 15, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of
 every thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several processes may share DIR.
 """
 import argparse
