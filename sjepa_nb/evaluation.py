@@ -9,7 +9,7 @@ __all__ = ['METRICS', 'NO_PRETRAINING', 'STRATEGIES', 'VERSION', 'BLANK', 'RESUL
            'subject_scores', 'paired_interval', 'summarise', 'compare', 'rank_pipelines', 'pipeline_colours',
            'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
 
-# %% ../nbs/19_evaluation.ipynb #5a6d49c5
+# %% ../nbs/19_evaluation.ipynb #9a1d7aca
 import json
 import math
 import re
@@ -38,7 +38,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .diagnostics import bandpass
-from .files import digest, write_whole
+from .files import digest, make_folder, read_json, write_json, write_whole
 from .finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from .heads import HEADS
 from .model import SJEPA
@@ -244,7 +244,7 @@ def _flicker_baselines(labels):
         "CCA": make_pipeline(FunctionTransformer(as_epochs), cca),
     }
 
-# %% ../nbs/19_evaluation.ipynb #01ca7aba
+# %% ../nbs/19_evaluation.ipynb #de4b5ec0
 class Whole(nn.Module):
     "Any network as `fine_tune` wants it: nothing is old, all of it is new."
     head, old, placed = "whole", [], None
@@ -255,8 +255,8 @@ class Whole(nn.Module):
 
     @property
     def new(self): return list(self.parameters())
-    def frozen(self, x): return x
-    def rest(self, x): return self.network(x)
+    def features(self, x): return x
+    def scores(self, x): return self.network(x)
     def forward(self, x): return self.network(x)
 
 # %% ../nbs/19_evaluation.ipynb #dbd338d3
@@ -506,32 +506,23 @@ def _told(sweep, tasks):
                 version=VERSION)
     return json.loads(json.dumps(told, default=str))
 
-# %% ../nbs/19_evaluation.ipynb #7d657b14
-def _check_writable(out):
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / ".write").touch()
-        (out / ".write").unlink()
-    except OSError as e: raise OSError(f"cannot write to {out}: {e}") from e
-
+# %% ../nbs/19_evaluation.ipynb #e6fa5171
 def _joined(before, now):
     "What `sweep.json` says after more tasks and weights."
     more = [t for t in now["tasks"] if t not in before["tasks"]]
     weights = before.get("weights", {}) | now["weights"]
     return now | dict(tasks=before["tasks"] + more, weights=weights)
 
-# %% ../nbs/19_evaluation.ipynb #e249d56a
 def _begin(out, told):
     "The rows so far that count, after a look at whether the folder holds the same sweep."
-    _check_writable(out)
+    make_folder(out)
     file = out / "sweep.json"
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = read_json(file)
         _check_protocol(out, before, told)
         _check_names(out, before, told)
         told = _joined(before, told)
-    text = json.dumps(told, indent=1)
-    write_whole(file, lambda part: Path(part).write_text(text, encoding="utf-8"))
+    write_json(file, told)
     if not (out / "results.csv").is_file(): return None
     table = read_results(out / "results.csv")
     return table[table.error == ""]  # the rest is tried again

@@ -34,6 +34,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
+from .contextual_encoder import set_precision
 from .diagnostics import PROBES
 from .files import digest, read_whole, write_whole
 from sjepa_nb.heads import (
@@ -43,7 +44,7 @@ from .local_encoder import TOKEN_SAMPLES, n_tokens
 from .model import SJEPA, SJEPAConfig
 from .montage import Montage, named_montage, recording_montage
 from .preprocessing import SFREQ, check_microvolts
-from .pretraining import TrainingError, set_precision
+from .pretraining import TrainingError
 
 # %% ../nbs/18_finetuning.ipynb #67a755bd
 def split_validation(
@@ -113,7 +114,7 @@ FEATURES = FeatureCache()
 
 # %% ../nbs/18_finetuning.ipynb #404b780e
 def _loss(net, strategy, x, y, smoothing=0.):
-    scores = net.rest(x) if strategy == "new" else net(x)
+    scores = net.scores(x) if strategy == "new" else net(x)
     return nn.functional.cross_entropy(scores, y, label_smoothing=smoothing)
 
 def train_epoch(net, strategy, x, y, optimiser, batch_size, generator, smoothing=0.) -> float:  # mean loss
@@ -234,7 +235,7 @@ def _begin_phase(net, phase, optimiser, epoch):
     if phase == "full" and len(net.old): optimiser.add_param_group(dict(params=net.old))
 
 @torch.no_grad()
-def _frozen(net, x): return net.eval().frozen(x)
+def _frozen(net, x): return net.eval().features(x)
 
 def fingerprint(net) -> str:
     "What the frozen features depend on: head, weights, statistics of the norm, precision."
@@ -544,7 +545,7 @@ def _learn_filters(self: SJEPAFeatures, x, y):
     if len(codes) != len(x): raise ValueError(f"{len(x)} trials and {len(codes)} labels")
     n = min(self.virtual_channels, x.shape[1])
     self.filters_ = SpatialAggregation(x.shape[1], n).requires_grad_(False).to(x.device)
-    self.filters_.start(x, torch.from_numpy(codes), self.filters)
+    self.filters_.learn_filters(x, torch.from_numpy(codes), self.filters)
     return self.filters_(x)
 
 @patch
