@@ -118,6 +118,12 @@ def test_readme_is_the_index_page():
     assert text == tool.readme(), "run `python tools/pages.py readme`"
 
 
+def test_index_lists_every_page_under_its_number():
+    rows = re.findall(r"^\| \[(\d\d )?[^]]*\]\(nbs/(\S+)\)", tool.readme(), flags=re.M)
+    assert sorted(name for _, name in rows) == sorted(p.name for p in PAGES[1:])
+    assert all(name.startswith(number.replace(" ", "_")) for number, name in rows)
+
+
 def test_readme_has_the_two_commands():
     assert tool.command("test").endswith("&& pytest")
     assert tool.command("demo").endswith("&& sjepa_demo")
