@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #b8871164
+# %% ../nbs/05_trials.ipynb #599ceda9
 import warnings
 from collections import Counter
 
