@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #060b7a95
+# %% ../nbs/05_trials.ipynb #5212ea6d
 import warnings
 from collections import Counter
 

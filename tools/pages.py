@@ -24,7 +24,7 @@ import measure
 from forked import Copy
 
 UNREADABLE = {  # file → how many faults of form it still has; this list only shrinks
-    "01_montage.ipynb": 90, "04_store.ipynb": 92, "05_trials.ipynb": 34,
+    "01_montage.ipynb": 1, "04_store.ipynb": 92, "05_trials.ipynb": 34,
     "06_simulation.ipynb": 115, "07_local_encoder.ipynb": 17, "08_positional_encoding.ipynb": 14,
     "09_spatial_masking.ipynb": 32, "11_contextual_encoder.ipynb": 88, "12_predictor.ipynb": 5,
     "13_model.ipynb": 62, "15_diagnostics.ipynb": 19, "16_pretraining.ipynb": 168,
