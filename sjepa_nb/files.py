@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_whole', 'read_whole', 'digest']
 
-# %% ../nbs/00_files.ipynb #fc77c786
+# %% ../nbs/00_files.ipynb #93c5b303
 import hashlib
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def read_whole(
     if about.get("format") != kind: raise ValueError(f"{path} was not written by {hint}")
     return about, tensors
 
-# %% ../nbs/00_files.ipynb #7ecaa76c
+# %% ../nbs/00_files.ipynb #68115afd
 def digest(*arrays) -> str:
     "A fingerprint of arrays or tensors."
     h = hashlib.blake2b(digest_size=16)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DecoderLayer', 'Predictor']
 
-# %% ../nbs/12_predictor.ipynb #7edc1f62
+# %% ../nbs/12_predictor.ipynb #ebc681a9
 import torch
 from torch import nn
 
