@@ -18,7 +18,7 @@ from sjepa_nb.preprocessing import Preprocessing
 from sjepa_nb.diagnostics import Probe, make_probe
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import set_precision
+from sjepa_nb.contextual_encoder import set_precision
 from sjepa_nb.simulation import simulated_datasets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "frozen_tokens.csv"

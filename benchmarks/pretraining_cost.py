@@ -24,11 +24,12 @@ SWEEPS = dict(tokens=[1, 2, 4, 8, 16, 24, 32], batch=[2, 4, 8, 16, 32, 64], chan
 
 
 def child(tokens, batch, channels, mask, seconds, threads, device):
+    from sjepa_nb.contextual_encoder import set_precision
     from sjepa_nb.masking import FixedBudgetMask, SphereMask
     from sjepa_nb.montage import lee2019_montage, named_montage
     from sjepa_nb.model import SJEPA
     from sjepa_nb.pretraining import (
-        TrainingConfig, keep_memory, make_optimiser, memory_gb, set_precision, train_step,
+        TrainingConfig, keep_memory, make_optimiser, memory_gb, train_step,
     )
     torch.set_num_threads(threads); torch.manual_seed(0); keep_memory()
     with warnings.catch_warnings():

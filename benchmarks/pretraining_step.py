@@ -81,10 +81,11 @@ def peer(samples, batch, dropout, device):
 
 def ours(samples, batch, precision, device):
     "The step that `Pretraining` takes."
+    from sjepa_nb.contextual_encoder import set_precision
     from sjepa_nb.masking import Masks
     from sjepa_nb.model import SJEPA
     from sjepa_nb.pretraining import (
-        TrainingConfig, keep_memory, make_optimiser, set_precision, train_step,
+        TrainingConfig, keep_memory, make_optimiser, train_step,
     )
     keep_memory()
     montage, x, hidden = batch_and_mask(samples, batch)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from .montage import Montage, flatten_positions
 
@@ -26,6 +27,20 @@ class Masks:
     def to(self, device):
         "The same masks on another device."
         return Masks(*(getattr(self, f).to(device) for f in ("visible", "example", "hidden", "context")))
+
+# %% ../nbs/09_spatial_masking.ipynb #5bc63165
+@patch
+def subset(self: Masks,
+    examples,  # (n,) the examples of the batch that are wanted, in rising order
+) -> Masks:
+    "The masks of some of the examples."
+    examples = examples.contiguous()
+    contexts = torch.isin(self.example, examples).nonzero()[:, 0]
+    targets = torch.isin(self.context, contexts).nonzero()[:, 0]
+    return Masks(
+        self.visible[contexts], torch.searchsorted(examples, self.example[contexts]),
+        self.hidden[targets], torch.searchsorted(contexts, self.context[targets]),
+    )
 
 # %% ../nbs/09_spatial_masking.ipynb #89d16c7e
 def sphere(

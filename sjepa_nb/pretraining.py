@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['MASKS', 'SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'check_choices', 'check_numbers', 'TrainingConfig',
            'learning_rate', 'momentum', 'epoch_batches', 'Batches', 'as_it_is', 'until_told', 'batch_loader',
-           'default_workers', 'World', 'share_of', 'token_places', 'existing', 'sample', 'judge', 'validate',
-           'montage_masks', 'TrainingError', 'CollapseError', 'check_collapse', 'make_optimiser', 'keep_memory',
-           'set_precision', 'train_step', 'Table', 'save_checkpoint', 'load_checkpoint', 'watch_signals', 'Pretraining',
-           'memory_gb', 'plot_pretraining']
+           'default_workers', 'World', 'token_places', 'existing', 'sample', 'judge', 'validate', 'montage_masks',
+           'TrainingError', 'CollapseError', 'check_collapse', 'make_optimiser', 'keep_memory', 'train_step', 'Table',
+           'save_checkpoint', 'load_checkpoint', 'watch_signals', 'Pretraining', 'memory_gb', 'plot_pretraining']
 
 # %% ../nbs/16_pretraining.ipynb #032f7eca
 import ctypes
@@ -37,9 +36,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm.auto import tqdm
 
-from .contextual_encoder import Layer
+from .contextual_encoder import set_precision
 from .diagnostics import band_powers, centre_by, random_share, rankme, readable
-from .files import write_whole
+from .files import make_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .masking import FixedBudgetMask, Masks, SphereMask
 from .model import SJEPA, SJEPAConfig
@@ -228,17 +227,6 @@ class World:
         if self.size > 1: distributed.all_gather_object(values, value)
         return values
 
-# %% ../nbs/16_pretraining.ipynb #1cd6ca4f
-def share_of(
-    masks: Masks,
-    examples,  # (n,) the examples of the batch that are wanted, in rising order
-) -> Masks:
-    "The masks of some of the examples."
-    examples = examples.contiguous()
-    contexts = torch.isin(masks.example, examples).nonzero()[:, 0]
-    targets = torch.isin(masks.context, contexts).nonzero()[:, 0]
-    return Masks(masks.visible[contexts], torch.searchsorted(examples, masks.example[contexts]), masks.hidden[targets], torch.searchsorted(contexts, masks.context[targets]))
-
 # %% ../nbs/16_pretraining.ipynb #26d3a764
 def token_places(
     chosen,  # (rows, channels) bool
@@ -345,15 +333,6 @@ def keep_memory():
     if sys.platform == "linux":
         try: libc = ctypes.CDLL("libc.so.6"); libc.mallopt(-1, 2**31 - 1); libc.mallopt(-3, 2**30)  # trim and mmap thresholds, bytes
         except OSError: pass  # another C library
-
-def set_precision(model: SJEPA, precision: str, device: str) -> str:
-    "Let the feed-forward networks compute in bfloat16, where asked or where the machine multiplies it faster. Returns what is used."
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-        precision = "bfloat16" if fast else "float32"
-    for layer in model.modules():
-        if isinstance(layer, Layer): layer.bf16 = precision == "bfloat16"
-    return precision
 
 # %% ../nbs/16_pretraining.ipynb #153477ca
 def train_step(model, optimiser, x, masks, channels, step, steps, config,
@@ -482,8 +461,7 @@ def _open(self: Pretraining, resume):
         self.world.wait()
         if resume: self._restore(load_checkpoint(self.folder))
         return
-    try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".write").touch(); (self.folder / ".write").unlink()
-    except OSError as e: raise OSError(f"cannot write to {self.folder}: {e}") from e
+    make_folder(self.folder)
     columns = *EPOCH_COLUMNS, *[f"{p.name} {encoder}" for p in self.probes for encoder in ("local", "contextual")]
     self.steps_table, self.epochs_table = Table(self.folder / "steps.csv", STEP_COLUMNS), Table(self.folder / "epochs.csv", columns)
     self.lock = FileLock(self.folder / ".run.lock", timeout=0)
@@ -547,7 +525,7 @@ def _epoch(self: Pretraining, stop):
             x = self._cropped(torch.as_tensor(x))
             masks = draw(len(rows), torch.Generator().manual_seed(config.seed * 1_000_003 + self.step))
             hidden, examples = masks.hidden.sum(), world.part(torch.arange(len(rows)))
-            if world.size > 1: masks = share_of(masks, examples if len(examples) else torch.zeros(1, dtype=torch.long))
+            if world.size > 1: masks = masks.subset(examples if len(examples) else torch.zeros(1, dtype=torch.long))
             share = float(masks.hidden.sum() / hidden) * world.size if len(examples) else 0.
             loss, norm = train_step(self.trained, self.optimiser, x.to(self.device, non_blocking=True), masks.to(self.device), channels.to(self.device), self.step, self.steps, config, share)
             loss, stopped = world.total(loss / world.size, float(bool(stop["by"])))
@@ -673,7 +651,7 @@ def _report(self: Pretraining, status):
     if not self.world.first: return
     about = dict(status=status, epochs=self.epoch, steps=self.step, best_epoch=self.best_epoch + 1, **{f"best_{self.config.select}": abs(self.best) if math.isfinite(self.best) else None}, **self._told(), data_described=self.store.describe(),
                  versions=dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__), device=self.device, processes=self.world.size, threads=torch.get_num_threads(), machine=f"{platform.machine()}, {os.cpu_count()} cores")
-    write_whole(self.folder / "run.json", lambda part: Path(part).write_text(json.dumps(about, indent=1), encoding="utf-8"))
+    write_json(self.folder / "run.json", about)
 
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
@@ -697,7 +675,7 @@ def plot_pretraining(
 def _best(folder, epochs):
     "The row of the epoch whose weights a run keeps."
     told = folder / "run.json"
-    number = json.loads(told.read_text(encoding="utf-8"))["best_epoch"] if told.is_file() else 0
+    number = read_json(told)["best_epoch"] if told.is_file() else 0
     return epochs.iloc[number - 1] if number else epochs.loc[(epochs.loss / epochs.positional).idxmin()]
 
 def _plot_run(axes, steps, epochs, name, colour, best):

@@ -6,7 +6,11 @@
 __all__ = ['FORMAT', 'plan_windows', 'cut_windows', 'plot_windows', 'build_store', 'WindowStore', 'subjects_of',
            'split_by_subject']
 
+<<<<<<< HEAD
 # %% ../nbs/04_store.ipynb #925f59cd
+=======
+# %% ../nbs/04_store.ipynb #fcb5b1ee
+>>>>>>> main
 import errno
 import json
 import numbers

@@ -17,7 +17,7 @@ from commands import Command
 from sjepa_nb import evaluation
 from sjepa_nb.command_line import sjepa_evaluate, sjepa_finetune, sjepa_plot
 from sjepa_nb.evaluation import (
-    NONE, RESULTS, Pipeline, Task, baselines, chance_of, compare, cross_validate, evaluate,
+    NO_PRETRAINING, RESULTS, Pipeline, Task, baselines, chance_of, compare, cross_validate, evaluate,
     plot_ranking, plot_scores, rank_pipelines, read_results, simulated_tasks, sjepa_pipelines,
     summarise, to_moabb, ways,
 )
@@ -47,14 +47,14 @@ def tasks(): return [Task("MI", SimulatedMI(2, n_trials=12), (1, 2))]
 
 @pytest.fixture(scope="module")
 def table(weights, tasks, tmp_path_factory):
-    return evaluate(tasks, {"1s-60%": weights, NONE: None}, tmp_path_factory.mktemp("sweep"), folds=2, progress=False, **QUICK)
+    return evaluate(tasks, {"1s-60%": weights, NO_PRETRAINING: None}, tmp_path_factory.mktemp("sweep"), folds=2, progress=False, **QUICK)
 
 
 # ---------------------------------------------------------------- the table
 
 def test_one_row_a_fold(table):
-    ours = {f"{name}-{s}-{h}" for name in ("1s-60%", NONE) for s, h in ways()}
-    assert len(ours) == 14 and f"{NONE}-probe-pre-local" in ours
+    ours = {f"{name}-{s}-{h}" for name in ("1s-60%", NO_PRETRAINING) for s, h in ways()}
+    assert len(ours) == 14 and f"{NO_PRETRAINING}-probe-pre-local" in ours
     ways_of_all = ours | {"tangent space + LR", "CSP + LDA", "EEGNet"}
     assert set(table.pipeline) == ways_of_all and list(table) == list(RESULTS)
     assert (table.groupby(["pipeline", "subject"]).fold.nunique() == 2).all() and len(table) == len(ways_of_all) * 4
@@ -84,7 +84,7 @@ def test_labels_without_meaning_score_at_chance():
     for t in simulated_tasks((1,), n_trials=(40, 60, 40), effect=0.):
         X, y, _, montage = t.load(1)
         X, montage = X[:, ::3], montage.select(montage.names[::3])
-        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NONE, None, montage, t.paradigm, ("pre-local", "post-local"), epochs=12) if p.name != "CCA"]
+        pipelines = [p for p in baselines(t.paradigm, np.unique(y), eegnet=False) + sjepa_pipelines(NO_PRETRAINING, None, montage, t.paradigm, ("pre-local", "post-local"), epochs=12) if p.name != "CCA"]
         rows += cross_validate(pipelines, X, y, evaluation.default_metric(t.paradigm), 4, dataset="d", paradigm=t.paradigm, subject="1", session="1")
     for _, g in pd.DataFrame(rows).groupby(["paradigm", "pipeline"]): assert abs(g.score.mean() - g.chance.mean()) < .25, g
 
@@ -116,12 +116,12 @@ def test_an_interrupted_sweep_goes_on(weights, tasks, table, tmp_path, monkeypat
         if done: raise KeyboardInterrupt
         done.append(a); return cell(*a)
     monkeypatch.setattr(evaluation, "_cell", one_then_stop)
-    with pytest.raises(KeyboardInterrupt): evaluate(tasks, {"1s-60%": weights, NONE: None}, tmp_path / "s", folds=2, progress=False, **QUICK)
+    with pytest.raises(KeyboardInterrupt): evaluate(tasks, {"1s-60%": weights, NO_PRETRAINING: None}, tmp_path / "s", folds=2, progress=False, **QUICK)
     part = read_results(tmp_path / "s" / "results.csv")
     assert 0 < len(part) < len(table)
     calls = []
     monkeypatch.setattr(evaluation, "_cell", lambda *a: (calls.append(a[2]), cell(*a))[1])
-    whole = evaluate(tasks, {"1s-60%": weights, NONE: None}, tmp_path / "s", folds=2, progress=False, **QUICK)
+    whole = evaluate(tasks, {"1s-60%": weights, NO_PRETRAINING: None}, tmp_path / "s", folds=2, progress=False, **QUICK)
     assert len(calls) == 5  # of six cells
     key = ["pipeline", "subject", "fold"]
     both = whole.merge(table, on=key)
@@ -132,20 +132,20 @@ def test_an_interrupted_sweep_goes_on(weights, tasks, table, tmp_path, monkeypat
 def test_the_table_is_in_the_order_of_the_sweep(weights, tasks, tmp_path):
     "Whatever was done first."
     few = dict(heads=("pre-local",), strategies=("full",), with_baselines=False, folds=2, progress=False, **QUICK)
-    evaluate(tasks, {NONE: None}, tmp_path, **few)
-    both = evaluate(tasks, {"1s-60%": weights, NONE: None}, tmp_path, **few)
-    assert list(zip(both.subject, both.pretraining, both.fold)) == [(s, n, f) for s in ("1", "2") for n in ("1s-60%", NONE) for f in (0, 1)]
+    evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, **few)
+    both = evaluate(tasks, {"1s-60%": weights, NO_PRETRAINING: None}, tmp_path, **few)
+    assert list(zip(both.subject, both.pretraining, both.fold)) == [(s, n, f) for s in ("1", "2") for n in ("1s-60%", NO_PRETRAINING) for f in (0, 1)]
 
 
 def test_what_failed_is_tried_again(tasks, tmp_path, monkeypatch):
     load = Task.load
     monkeypatch.setattr(Task, "load", lambda self, s: (_ for _ in ()).throw(OSError("host is down")) if s == 2 else load(self, s))
     evaluation._loaded.cache_clear()
-    first = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
+    first = evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
     assert list(first[first.subject == "2"].error) == ["OSError: host is down"] and (first[first.subject == "1"].error == "").all()
     assert set(summarise(first).subjects) == {1}; plot_scores(first); to_moabb(first)
     monkeypatch.setattr(Task, "load", load)
-    again = evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
+    again = evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
     assert (again.error == "").all() and set(again.subject) == {"1", "2"} and len(again) == 3 * 2 * 2
 
 
@@ -176,16 +176,16 @@ def test_tables_of_other_versions(table, tmp_path):
 
 
 def test_another_sweep_in_the_same_folder(tasks, tmp_path):
-    evaluate(tasks, {NONE: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
-    with pytest.raises(ValueError, match="folds: 2 then, 3 now"): evaluate(tasks, {NONE: None}, tmp_path, folds=3, progress=False, **QUICK)
+    evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, heads=("pre-local",), with_baselines=False, folds=2, progress=False, **QUICK)
+    with pytest.raises(ValueError, match="folds: 2 then, 3 now"): evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, folds=3, progress=False, **QUICK)
     told = json.loads((tmp_path / "sweep.json").read_text()) | dict(version="0.0.1")
     (tmp_path / "sweep.json").write_text(json.dumps(told))
-    with pytest.raises(ValueError, match="version: 0.0.1 then"): evaluate(tasks, {NONE: None}, tmp_path, folds=2, progress=False, **QUICK)
+    with pytest.raises(ValueError, match="version: 0.0.1 then"): evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, folds=2, progress=False, **QUICK)
 
 
 def test_more_heads_in_the_same_folder(tasks, tmp_path):
     "They are added; what is there is not computed again."
-    more = lambda *heads: evaluate(tasks, {NONE: None}, tmp_path, heads=heads, with_baselines=False, folds=2, progress=False, **QUICK)
+    more = lambda *heads: evaluate(tasks, {NO_PRETRAINING: None}, tmp_path, heads=heads, with_baselines=False, folds=2, progress=False, **QUICK)
     first = more("pre-local")
     both = more("pre-local", "post-local")
     assert len(both) == len(first) + 2 * 2 * 2 and both.groupby(["pipeline", "subject", "fold"]).size().max() == 1
@@ -211,9 +211,9 @@ def test_bad_input(tasks, tmp_path):
     with pytest.raises(ValueError, match="two classes, and here are 3: use accuracy"): cross_validate([], X, np.arange(6) % 3, "roc_auc", folds=2)
     with pytest.raises(ValueError, match="a metric is one of"): cross_validate([], X, y, "f1", folds=2)
     with pytest.raises(FileNotFoundError, match="no pre-trained model"): evaluate(tasks, {"a": tmp_path / "none"}, tmp_path / "o", progress=False)
-    with pytest.raises(ValueError, match="epochs is a whole number"): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, epochs=0)
+    with pytest.raises(ValueError, match="epochs is a whole number"): evaluate(tasks, {NO_PRETRAINING: None}, tmp_path / "o", progress=False, epochs=0)
     for k, says in ((dict(scale="standardise"), "a task's"), (dict(limits={"contextual": {}}), "limits are for"), (dict(limits={"full-contextual": dict(epochs=0)}), "epochs is a whole"), (dict(folds=1), "at least 2 folds")):
-        with pytest.raises(ValueError, match=says): evaluate(tasks, {NONE: None}, tmp_path / "o", progress=False, **k)
+        with pytest.raises(ValueError, match=says): evaluate(tasks, {NO_PRETRAINING: None}, tmp_path / "o", progress=False, **k)
     assert not (tmp_path / "o").exists()
 
 

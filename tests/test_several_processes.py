@@ -16,7 +16,7 @@ from commands import COMMAND, Command
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.model import SJEPA
-from sjepa_nb.pretraining import World, epoch_batches, share_of
+from sjepa_nb.pretraining import World, epoch_batches
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32" or not torch.distributed.is_gloo_available(), reason="needs gloo and torchrun")
 
@@ -98,7 +98,7 @@ def test_shares_are_the_whole(kind, size):
     seen, n = set(), 0
     for rank in range(size):
         examples = torch.arange(7)[rank::size]
-        part = share_of(masks, examples)
+        part = masks.subset(examples)
         n += len(part.hidden)
         seen |= {(int(examples[part.example[c]]), part.visible[c].numpy().tobytes(), h.numpy().tobytes()) for c, h in zip(part.context, part.hidden)}
     assert seen == whole and n == len(masks.hidden)
