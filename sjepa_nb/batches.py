@@ -42,14 +42,14 @@ def epoch_batches(
 # %% ../nbs/14_batches.ipynb #dc3c544a
 MASKS = "sphere", "fixed budget"
 
-# %% ../nbs/14_batches.ipynb #cd1a9bbb
+# %% ../nbs/14_batches.ipynb #6cba98d3
 def montage_masks(
     store: WindowStore,
     places: Montage,  # of the model: all channels that have a position
     kind: str = "sphere",  # one of `MASKS`
     radius: float = .6,  # of a mask, in head radii
-) -> list:  # for each montage of the store: what draws its masks, and its channels' rows of `places`
-    "What it takes to mask the batches of a store. Raises `ValueError` where a montage does not fit."
+) -> list:  # for each montage: what draws its masks, and the rows of `places` of its channels
+    "What masks the batches of a store. Raises `ValueError` where a montage does not fit."
     draw = SphereMask if kind == "sphere" else FixedBudgetMask
     rows = [torch.from_numpy(places.index(m.names)) for m in store.montages]
     return [(draw(m, radius), channels) for m, channels in zip(store.montages, rows)]
@@ -66,12 +66,15 @@ def cropped(
     start = int(torch.randint(x.shape[2] - length + 1, (), generator=generator))
     return x[..., start:start + length]
 
-# %% ../nbs/14_batches.ipynb #7e229903
+# %% ../nbs/14_batches.ipynb #560d8fdd
 class Batches(torch.utils.data.Dataset):
-    "Windows of a store, a batch at a time: rows → (windows `(batch, channels, samples)`, the number of their montage)."
+    """Windows of a store, a batch at a time.
+
+    An item is asked for by its rows: windows `(batch, channels, samples)`, and the number of
+    their montage."""
     def __init__(self,
         store: WindowStore,
-        most: float = 2e9,  # bytes of a store that is kept in memory, run by run, once it has been read
+        most: float = 2e9,  # bytes of a store that is kept in memory, run by run
     ):
         self.store, self.montage = store, store.index["montage"].to_numpy()
         self.where = store.index[["recording", "row"]].to_numpy()
@@ -96,28 +99,34 @@ class Batches(torch.utils.data.Dataset):
         check_microvolts(x)
         return x, int(self.montage[rows[0]])
 
-# %% ../nbs/14_batches.ipynb #4bc4c9af
+# %% ../nbs/14_batches.ipynb #d71360da
 def default_workers(device) -> int:
-    "Processes that read ahead: one beside a CPU, up to four beside a GPU; none where processes cannot be copied (Windows, macOS)."
+    """Processes that read ahead: one beside a CPU, up to four beside a GPU.
+
+    None where processes cannot be copied (Windows, macOS)."""
     if sys.platform != "linux": return 0
     return min(4, os.cpu_count()) if str(device).startswith("cuda") else 1
 
-# %% ../nbs/14_batches.ipynb #46cd65b7
+# %% ../nbs/14_batches.ipynb #c68c520a
 def _until_told():
-    "In a reader: leave at the training process's SIGTERM (it ends so what reads for it), and at nobody else's."
+    "In a reader: leave when the training process sends SIGTERM, and at nobody else's."
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid(): pass
     os._exit(0)
 
+def _as_it_is(batch):
+    "No conversion: arrays travel through a pipe, as shared memory is small in many containers."
+    return batch
+
 def _stand_alone(number, lock=None):
-    "What a reader does first: signals and lock are the training process's, and it goes when that one goes."
+    "First in a reader: leave signals and lock to the training process, and go when it goes."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # schedulers send both to every process
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # sent to every process
     threading.Thread(target=_until_told, daemon=True).start()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: however the training process goes
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     held = getattr(getattr(lock, "_context", None), "lock_file_fd", None)
     if held is not None: os.close(held)
 
-# %% ../nbs/14_batches.ipynb #f363a240
+# %% ../nbs/14_batches.ipynb #b23131e6
 def batch_loader(
     store: WindowStore,
     batches,  # rows of each batch, as from `epoch_batches`
@@ -133,8 +142,5 @@ def batch_loader(
         settings |= dict(num_workers=workers, prefetch_factor=2, multiprocessing_context="fork",
                          worker_init_fn=partial(_stand_alone, lock=lock))
     own = torch.Generator()  # the global one belongs to dropout
-    return torch.utils.data.DataLoader(Batches(store), sampler=batches, batch_size=None, generator=own, **settings)
-
-def _as_it_is(batch):
-    "No conversion: arrays travel through a pipe, since shared memory is small in many containers."
-    return batch
+    return torch.utils.data.DataLoader(
+        Batches(store), sampler=batches, batch_size=None, generator=own, **settings)

@@ -5,11 +5,7 @@
 # %% auto #0
 __all__ = ['write_whole', 'make_folder', 'write_json', 'read_json', 'read_whole', 'digest']
 
-<<<<<<< HEAD
-# %% ../nbs/00_files.ipynb #93c5b303
-=======
 # %% ../nbs/00_files.ipynb #c7c610af
->>>>>>> main
 import hashlib
 import json
 import os

@@ -5,11 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'PRESETS', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'shipped_models']
 
-<<<<<<< HEAD
-# %% ../nbs/13_model.ipynb #e662569d
-=======
-# %% ../nbs/13_model.ipynb #18e35d0c
->>>>>>> main
+# %% ../nbs/13_model.ipynb #6c8f5f5c
 import copy
 import json
 from dataclasses import asdict, dataclass, fields
@@ -177,11 +173,7 @@ def save(self: SJEPA, path: str | Path):
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
-<<<<<<< HEAD
-# %% ../nbs/13_model.ipynb #efc5f63c
-=======
-# %% ../nbs/13_model.ipynb #d5af3f75
->>>>>>> main
+# %% ../nbs/13_model.ipynb #e467ad0c
 @patch(cls_method=True)
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`

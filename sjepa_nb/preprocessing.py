@@ -6,11 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-<<<<<<< HEAD
-# %% ../nbs/02_preprocessing.ipynb #f09d3044
-=======
-# %% ../nbs/02_preprocessing.ipynb #bb70f97b
->>>>>>> main
+# %% ../nbs/02_preprocessing.ipynb #3a2233be
 import math
 import re
 from dataclasses import dataclass, field

@@ -5,11 +5,7 @@
 # %% auto #0
 __all__ = ['ALL_RUNS', 'SCHEMES', 'SAME_PERSON', 'RECORDING_SUFFIX', 'Source', 'find_dataset', 'moabb_sources', 'file_sources']
 
-<<<<<<< HEAD
-# %% ../nbs/03_sources.ipynb #f29f2073
-=======
-# %% ../nbs/03_sources.ipynb #4f528b3d
->>>>>>> main
+# %% ../nbs/03_sources.ipynb #e2e324cf
 import difflib
 import inspect
 import json

@@ -6,11 +6,7 @@
 __all__ = ['FORMAT', 'plan_windows', 'cut_windows', 'plot_windows', 'build_store', 'WindowStore', 'subjects_of',
            'split_by_subject']
 
-<<<<<<< HEAD
-# %% ../nbs/04_store.ipynb #925f59cd
-=======
-# %% ../nbs/04_store.ipynb #fcb5b1ee
->>>>>>> main
+# %% ../nbs/04_store.ipynb #55a047f0
 import errno
 import json
 import numbers

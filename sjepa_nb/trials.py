@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #37f8cb6f
+# %% ../nbs/05_trials.ipynb #c6e2aced
 import warnings
 from collections import Counter
 
