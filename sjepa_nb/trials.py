@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #c6e2aced
+# %% ../nbs/05_trials.ipynb #fa2169d0
 import warnings
 from collections import Counter
 
