@@ -23,7 +23,8 @@ from sjepa_nb.sources import moabb_sources
 from sjepa_nb.store import build_store, split_by_subject
 from sjepa_nb.diagnostics import simulated_probes
 from sjepa_nb.model import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import Pretraining, TrainingConfig, TrainingError
+from sjepa_nb.diagnostics import TrainingError
+from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import simulated_datasets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

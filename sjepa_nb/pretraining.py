@@ -39,7 +39,7 @@ from sjepa_nb.batches import (
 )
 from .contextual_encoder import set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
-from .files import write_whole
+from .files import make_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .model import SJEPA, SJEPAConfig
 from .store import WindowStore
@@ -440,7 +440,7 @@ def _open(self: Pretraining, resume):
 @patch
 def _take_folder(self: Pretraining, resume):
     "Lock the folder, and begin in it or go on."
-    _check_writable(self.folder)
+    make_folder(self.folder)
     self._open_logs()
     self.lock = FileLock(self.folder / ".run.lock", timeout=0)
     try: self.lock.acquire()
@@ -453,21 +453,13 @@ def _take_folder(self: Pretraining, resume):
         raise
     for log in (self.steps_log, self.epochs_log): log.cut(self.step)
 
-# %% ../nbs/16_pretraining.ipynb #68171535
+# %% ../nbs/16_pretraining.ipynb #6a318723
 @patch
 def _open_logs(self: Pretraining):
     "The two tables. Each probe has two columns."
     probed = [f"{p.name} {encoder}" for p in self.probes for encoder in ("local", "contextual")]
     self.steps_log = CsvLog(self.folder / "steps.csv", STEP_COLUMNS)
     self.epochs_log = CsvLog(self.folder / "epochs.csv", (*EPOCH_COLUMNS, *probed))
-
-def _check_writable(folder):
-    "Make a folder; raise `OSError` where nothing can be written."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write").touch()
-        (folder / ".write").unlink()
-    except OSError as e: raise OSError(f"cannot write to {folder}: {e}") from e
 
 def _check_empty(folder):
     "Raise `FileExistsError` for a folder that holds a run."
@@ -695,7 +687,8 @@ def _row(self: Pretraining, seen) -> dict:
     waiting = round(self.waited / max(self.epoch_seconds, 1e-9), 4)
     return dict(
         step=self.step - 1, epoch=epoch, train_loss=float(np.mean(losses)), random_share=share,
-        seconds=round(self.epoch_seconds, 2), waiting=waiting, memory_gb=round(memory_gb(), 2), **seen)
+        seconds=round(self.epoch_seconds, 2), waiting=waiting, memory_gb=round(memory_gb(), 2),
+        **seen)
 
 # %% ../nbs/16_pretraining.ipynb #6660cdcf
 @patch
@@ -749,9 +742,7 @@ def _report(self: Pretraining, status):
         data_described=self.store.describe(), versions=versions, device=self.device,
         processes=self.world.size, threads=torch.get_num_threads(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores")
-    text = json.dumps(about, indent=1)
-    write = lambda part: Path(part).write_text(text, encoding="utf-8")
-    write_whole(self.folder / "run.json", write)
+    write_json(self.folder / "run.json", about)
 
 @patch
 def _leave(self: Pretraining, by):
@@ -812,11 +803,11 @@ def plot_pretraining(
         if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
     return fig
 
-# %% ../nbs/16_pretraining.ipynb #0c4b8d2d
+# %% ../nbs/16_pretraining.ipynb #6f9e92bd
 def _best(folder, epochs):
     "The row of the epoch whose weights a run keeps."
-    told, number = folder / "run.json", 0
-    if told.is_file(): number = json.loads(told.read_text(encoding="utf-8"))["best_epoch"]
+    told = folder / "run.json"
+    number = read_json(told)["best_epoch"] if told.is_file() else 0
     if number: return epochs.iloc[number - 1]
     return epochs.loc[(epochs.loss / epochs.positional).idxmin()]
 

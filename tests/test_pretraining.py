@@ -24,13 +24,13 @@ from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.sources import file_sources, moabb_sources
 from sjepa_nb.store import WindowStore, build_store, split_by_subject
 from sjepa_nb.model import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import (
-    CollapseError, Pretraining, TrainingConfig, TrainingError, load_checkpoint, train_step,
-)
+from sjepa_nb.diagnostics import CollapseError, TrainingError
+from sjepa_nb.pretraining import Pretraining, TrainingConfig, load_checkpoint, train_step
 from sjepa_nb.simulation import SimulatedMI
 
 SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=1)
-FEW = dict(@@ = TrainingConfig(epochs=3, **FEW)
+FEW = dict(batch_size=16, precision="float32")
+CONFIG = TrainingConfig(epochs=3, **FEW)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="readers are copies on Linux alone")
 
 
