@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', 'momentum', 'make_optimiser',
            'train_step', 'validate', 'CsvLog', 'save_checkpoint', 'load_checkpoint', 'watch_signals', 'World',
-           'Pretraining', 'keep_memory', 'memory_gb', 'plot_pretraining']
+           'keep_memory', 'memory_gb', 'Pretraining', 'plot_pretraining']
 
 # %% ../nbs/16_pretraining.ipynb #032f7eca
 import ctypes
@@ -52,7 +52,7 @@ _LEAST = dict(
 _POSITIVE = "learning_rate", "predictor_rate", "clip", "radius", "checkpoint_minutes"
 _SHARES = "warmup", "final_rate", "momentum", "betas", "weight_decay"
 
-# %% ../nbs/16_pretraining.ipynb #246a9909
+# %% ../nbs/16_pretraining.ipynb #8766fac5
 def _check_choice(name, value, known):
     "Raise `ValueError` for a value that is none of those known."
     words = " or ".join(f'"{k}"' for k in known)
@@ -64,6 +64,7 @@ def _check_whole(name, value, least):
     at_least = f" of at least {least}" if least else ""
     raise ValueError(f"{name} must be a whole number{at_least}, not {value}")
 
+# %% ../nbs/16_pretraining.ipynb #3ef758f4
 def _check_numbers(config):
     "Raise `ValueError` for a number that cannot work."
     for name, least in _LEAST.items():
@@ -177,11 +178,9 @@ def _look(model, x, masker, config, number, most, device):
 # %% ../nbs/16_pretraining.ipynb #666894ec
 @torch.no_grad()
 def validate(
-    model: SJEPA,
-    store: WindowStore,
+    model: SJEPA, store: WindowStore,
     rows,  # rows of the store
-    config: TrainingConfig,
-    device="cpu",
+    config: TrainingConfig, device="cpu",
     most: int = 30_000,  # tokens kept for the statistics
     workers: int = 0,  # processes that read ahead
     world=None,  # the `World` of processes that share the work; this one alone when None
@@ -331,6 +330,51 @@ def gather(self: World, value) -> list:
     if self.size > 1: distributed.all_gather_object(values, value)
     return values
 
+# %% ../nbs/16_pretraining.ipynb #1c0c5c36
+def _check_run(store, split, config, probes):
+    "Raise `ValueError` for windows or settings that cannot make a run."
+    for part in ("train", "valid"):
+        if len(split[part]): continue
+        raise ValueError(
+            f"no windows to {part} on: check the subjects and the length of the recordings")
+    if np.intersect1d(split["train"], split["valid"]).size:
+        raise ValueError("some windows are to train and to validate on: split by subject")
+    if config.select == "probe" and not probes:
+        raise ValueError('select="probe" needs probes to select by')
+    if config.crop and config.crop > store.length:
+        raise ValueError(
+            f"crop is at most a window's length, {store.length} samples, not {config.crop}")
+
+# %% ../nbs/16_pretraining.ipynb #e01bd4c6
+def _find_device(device):
+    "The device, and the processes that train together."
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    world = World(device)
+    return f"cuda:{world.local}" if device == "cuda" and world.size > 1 else device, world
+
+def _count_epochs(store, rows, config):
+    "Epochs, and batches in each."
+    each = len(epoch_batches(store.index["montage"], rows, config.batch_size))
+    return math.ceil(config.steps / each) if config.steps else config.epochs, each
+
+# %% ../nbs/16_pretraining.ipynb #4b06dce4
+def keep_memory():
+    "Ask glibc to keep freed blocks instead of handing them back to the system after each step."
+    if sys.platform != "linux": return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-1, 2**31 - 1)  # trim threshold, bytes
+        libc.mallopt(-3, 2**30)  # mmap threshold, bytes
+    except OSError: pass  # another C library
+
+# %% ../nbs/16_pretraining.ipynb #5a367d16
+def memory_gb() -> float:
+    "Largest memory that this process has held so far, in GB; NaN where the system does not say."
+    try: import resource
+    except ImportError: return math.nan
+    unit = 1e9 if sys.platform == "darwin" else 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
 # %% ../nbs/16_pretraining.ipynb #2f24c38d
 class Pretraining:
     "A pre-training run: on disk in `folder`, in memory here. `run()` starts it, or goes on."
@@ -352,11 +396,12 @@ class Pretraining:
         self.probes, self.probed, self.trace = list(probes), -math.inf, trace
         self.step, self.best, self.best_epoch = 0, math.inf, -1
         self.epoch_seconds, self.waited, self.lock = 0., 0., None
-        self._settle(device)
+        self.device, self.world = _find_device(device)
         self.workers = default_workers(self.device) if workers is None else workers
         self.progress = progress and self.world.first
+        self.epochs, self.batches_per_epoch = _count_epochs(store, split["train"], config)
+        self.steps = self.epochs * self.batches_per_epoch
         self._make_model(model_config)
-        self._lay_out()
         self._open(resume)
 
     @property
@@ -364,29 +409,7 @@ class Pretraining:
         "Epochs completed."
         return self.step // self.batches_per_epoch
 
-# %% ../nbs/16_pretraining.ipynb #1c0c5c36
-def _check_run(store, split, config, probes):
-    "Raise `ValueError` for windows or settings that cannot make a run."
-    for part in ("train", "valid"):
-        if len(split[part]): continue
-        raise ValueError(
-            f"no windows to {part} on: check the subjects and the length of the recordings")
-    if np.intersect1d(split["train"], split["valid"]).size:
-        raise ValueError("some windows are to train and to validate on: split by subject")
-    if config.select == "probe" and not probes:
-        raise ValueError('select="probe" needs probes to select by')
-    if config.crop and config.crop > store.length:
-        raise ValueError(
-            f"crop is at most a window's length, {store.length} samples, not {config.crop}")
-
-# %% ../nbs/16_pretraining.ipynb #36acb149
-@patch
-def _settle(self: Pretraining, device):
-    "Find the device, and the processes that train together."
-    self.device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    self.world = World(self.device)
-    if self.device == "cuda" and self.world.size > 1: self.device = f"cuda:{self.world.local}"
-
+# %% ../nbs/16_pretraining.ipynb #bfc1ff3a
 @patch
 def _make_model(self: Pretraining, model_config):
     "The model, its masks and its optimiser."
@@ -402,32 +425,11 @@ def _make_model(self: Pretraining, model_config):
     if self.world.size > 1:
         self.trained = DistributedDataParallel(self.model, broadcast_buffers=False)
 
-@patch
-def _lay_out(self: Pretraining):
-    "Count batches, epochs and steps."
-    config, montage = self.config, self.store.index["montage"]
-    self.batches_per_epoch = len(epoch_batches(montage, self.split["train"], config.batch_size))
-    self.epochs = config.epochs
-    if config.steps: self.epochs = math.ceil(config.steps / self.batches_per_epoch)
-    self.steps = self.epochs * self.batches_per_epoch
-
-# %% ../nbs/16_pretraining.ipynb #4b06dce4
-def keep_memory():
-    "Ask glibc to keep freed blocks instead of handing them back to the system after each step."
-    if sys.platform != "linux": return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-1, 2**31 - 1)  # trim threshold, bytes
-        libc.mallopt(-3, 2**30)  # mmap threshold, bytes
-    except OSError: pass  # another C library
-
-# %% ../nbs/16_pretraining.ipynb #5a367d16
-def memory_gb() -> float:
-    "Largest memory that this process has held so far, in GB; NaN where the system does not say."
-    try: import resource
-    except ImportError: return math.nan
-    unit = 1e9 if sys.platform == "darwin" else 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+# %% ../nbs/16_pretraining.ipynb #903eb237
+def _check_empty(folder):
+    "Raise `FileExistsError` for a folder that holds a run."
+    if any(folder.glob("checkpoint*.pt")) or (folder / "model.safetensors").exists():
+        raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
 
 # %% ../nbs/16_pretraining.ipynb #74e1d191
 @patch
@@ -437,6 +439,7 @@ def _open(self: Pretraining, resume):
     self.world.wait()
     if resume and not self.world.first: self._restore(load_checkpoint(self.folder))
 
+# %% ../nbs/16_pretraining.ipynb #7df2e9af
 @patch
 def _take_folder(self: Pretraining, resume):
     "Lock the folder, and begin in it or go on."
@@ -453,7 +456,7 @@ def _take_folder(self: Pretraining, resume):
         raise
     for log in (self.steps_log, self.epochs_log): log.cut(self.step)
 
-# %% ../nbs/16_pretraining.ipynb #6a318723
+# %% ../nbs/16_pretraining.ipynb #0c236a74
 @patch
 def _open_logs(self: Pretraining):
     "The two tables. Each probe has two columns."
@@ -461,18 +464,14 @@ def _open_logs(self: Pretraining):
     self.steps_log = CsvLog(self.folder / "steps.csv", STEP_COLUMNS)
     self.epochs_log = CsvLog(self.folder / "epochs.csv", (*EPOCH_COLUMNS, *probed))
 
-def _check_empty(folder):
-    "Raise `FileExistsError` for a folder that holds a run."
-    if any(folder.glob("checkpoint*.pt")) or (folder / "model.safetensors").exists():
-        raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
-
-# %% ../nbs/16_pretraining.ipynb #c858379e
+# %% ../nbs/16_pretraining.ipynb #c700a48a
 @patch
 def _rows_digest(self: Pretraining, part):
     "A number that tells which windows are to `train` or `valid`ate on."
     rows = self.store.index.iloc[np.sort(self.split[part])]
     return zlib.crc32(rows[["recording", "offset"]].to_csv(index=False).encode())
 
+# %% ../nbs/16_pretraining.ipynb #c5d6b904
 @patch
 def _told(self: Pretraining):
     "What must be the same for a run to be resumed."
@@ -529,7 +528,7 @@ def _restore(self: Pretraining, state):
     if state["rng"]["cuda"] is not None and self.device.startswith("cuda"):
         torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
 
-# %% ../nbs/16_pretraining.ipynb #ebf34599
+# %% ../nbs/16_pretraining.ipynb #ad277ba3
 @patch
 def _batches_left(self: Pretraining):
     "The batches of the present epoch that are still to come."
@@ -544,6 +543,7 @@ def _reader(self: Pretraining, batches):
     mine = [world.part(b) if len(b) > world.rank else b[:1] for b in batches]
     return iter(batch_loader(self.store, mine, self.device, self.workers, self.lock))
 
+# %% ../nbs/16_pretraining.ipynb #e5a9c50f
 @patch
 def _read(self: Pretraining, reader):
     "The next part of a batch. Raises `TrainingError` where it cannot be read."
@@ -553,7 +553,20 @@ def _read(self: Pretraining, reader):
         raise TrainingError(f"step {self.step}: the windows cannot be read ({why}); "
                             "what was saved is kept: mend it, and resume") from e
 
-# %% ../nbs/16_pretraining.ipynb #c9779c25
+# %% ../nbs/16_pretraining.ipynb #c6a6a204
+@patch
+def _begin_epoch(self: Pretraining) -> tuple:  # bar over the batches that are left, their reader
+    "Make ready for the rest of the present epoch."
+    epoch, start = self.epoch, self.step % self.batches_per_epoch
+    if self.world.size > 1:
+        torch.manual_seed(hash((self.config.seed, epoch, start, self.world.rank)) % 2**63)
+    self.model.train()
+    batches = self._batches_left()
+    bar = tqdm(batches, initial=start, total=self.batches_per_epoch, leave=False, unit="batch",
+               desc=f"epoch {epoch + 1}/{self.epochs}", disable=not self.progress)
+    return bar, self._reader(batches)
+
+# %% ../nbs/16_pretraining.ipynb #c4e18d22
 @patch
 def _masks(self: Pretraining, draw, n) -> tuple:  # masks, share
     "Masks of this process's part of a batch; its share of hidden tokens, times the processes."
@@ -564,6 +577,7 @@ def _masks(self: Pretraining, draw, n) -> tuple:  # masks, share
     mine = masks.subset(examples)
     return mine, float(mine.hidden.sum() / masks.hidden.sum()) * self.world.size
 
+# %% ../nbs/16_pretraining.ipynb #68707648
 @patch
 def _cropped(self: Pretraining, x):
     "Windows, or what is cut from them in this step."
@@ -581,7 +595,7 @@ def _learn(self: Pretraining, x, m, n, stop) -> tuple:  # loss of the batch, nor
     loss, told = self.world.total(loss / self.world.size, float(bool(stop["by"])))
     return loss, norm, told > 0
 
-# %% ../nbs/16_pretraining.ipynb #c2d36399
+# %% ../nbs/16_pretraining.ipynb #538c47aa
 @patch
 def _note(self: Pretraining, loss, norm, took) -> timedelta:  # time that is left at most
     "Write a step's row, and go on to the next step."
@@ -596,6 +610,7 @@ def _note(self: Pretraining, loss, norm, took) -> timedelta:  # time that is lef
     each = self.epoch_seconds / (self.step - epoch * self.batches_per_epoch)
     return timedelta(seconds=round((self.steps - self.step) * each))
 
+# %% ../nbs/16_pretraining.ipynb #686b63c3
 @patch
 def _save_if_due(self: Pretraining):
     "A checkpoint within the epoch, some minutes after the last."
@@ -619,19 +634,6 @@ def _tracing(self: Pretraining):
     write = lambda p: p.export_chrome_trace(str(self.folder / "trace.json"))
     with profile(activities=activities, schedule=when, on_trace_ready=write) as p: yield p
 
-# %% ../nbs/16_pretraining.ipynb #c6a6a204
-@patch
-def _begin_epoch(self: Pretraining) -> tuple:  # bar over the batches that are left, their reader
-    "Make ready for the rest of the present epoch."
-    epoch, start = self.epoch, self.step % self.batches_per_epoch
-    if self.world.size > 1:
-        torch.manual_seed(hash((self.config.seed, epoch, start, self.world.rank)) % 2**63)
-    self.model.train()
-    batches = self._batches_left()
-    bar = tqdm(batches, initial=start, total=self.batches_per_epoch, leave=False, unit="batch",
-               desc=f"epoch {epoch + 1}/{self.epochs}", disable=not self.progress)
-    return bar, self._reader(batches)
-
 # %% ../nbs/16_pretraining.ipynb #6ebfe1e1
 @patch
 def _epoch(self: Pretraining, stop):
@@ -653,7 +655,7 @@ def _epoch(self: Pretraining, stop):
     if stopped and not stop["by"]: stop["by"] = "another process"
     return not stopped
 
-# %% ../nbs/16_pretraining.ipynb #97097478
+# %% ../nbs/16_pretraining.ipynb #074ce3a0
 @patch
 def _probe_columns(self: Pretraining):
     "The columns of the probes."
@@ -669,6 +671,7 @@ def _probe(self: Pretraining) -> dict:  # column → score; NaN where it was not
     for probe in self.probes: scores |= probe(self.model)
     return scores
 
+# %% ../nbs/16_pretraining.ipynb #623d578e
 @patch
 def _merit(self: Pretraining, row) -> float:  # lower is better; NaN: not to be compared
     "What the best epoch is chosen by."
@@ -744,6 +747,7 @@ def _report(self: Pretraining, status):
         machine=f"{platform.machine()}, {os.cpu_count()} cores")
     write_json(self.folder / "run.json", about)
 
+# %% ../nbs/16_pretraining.ipynb #30adb952
 @patch
 def _leave(self: Pretraining, by):
     "Save, and raise `KeyboardInterrupt`."
@@ -779,30 +783,6 @@ def run(self: Pretraining) -> SJEPA:  # the best model
     self._report("finished" if self.epoch >= self.epochs else "finished: early stop")
     return SJEPA.load(self.folder / "model.safetensors")
 
-# %% ../nbs/16_pretraining.ipynb #ac0db4d8
-def plot_pretraining(
-    *folders: str | Path,  # runs
-    names: list[str] | None = None,  # of the runs; their folders' names when None
-):  # the figure
-    """Loss curves of runs as in the paper's figure 4, with a star at the best epoch, the signs of
-    collapse, and the probes."""
-    fig, axes = plt.subplots(2, 2, figsize=(8.4, 6), layout="constrained", sharex=True)
-    for i, folder in enumerate(map(Path, folders)):
-        name, colour = names[i] if names else folder.name, f"C{i}"
-        epochs = pd.read_csv(folder / "epochs.csv")
-        _plot_loss(axes[0, 0], folder, epochs, name, colour)
-        _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
-        _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))
-        _plot_probes(axes[1, 1], epochs, name, colour)
-    axes[0, 1].axhline(1, color="k", lw=.7)
-    axes[0, 0].set_ylabel("L1 loss")
-    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
-    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
-    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
-    for ax in axes.flat:
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
-    return fig
-
 # %% ../nbs/16_pretraining.ipynb #6f9e92bd
 def _best(folder, epochs):
     "The row of the epoch whose weights a run keeps."
@@ -819,7 +799,7 @@ def _plot_loss(ax, folder, epochs, name, colour):
     ax.plot(epochs.step, epochs.loss, color=colour, ls="--", label=f"{name}, validation")
     ax.plot(best.step, best.loss, "*", color=colour, ms=11, mec="k", mew=.5)
 
-# %% ../nbs/16_pretraining.ipynb #f9bf96a3
+# %% ../nbs/16_pretraining.ipynb #53896267
 def _beside_blind(epochs):
     "The validation loss as a share of two blind predictors'."
     return dict(trivial=epochs.loss / epochs.trivial, positional=epochs.loss / epochs.positional)
@@ -834,6 +814,7 @@ def _plot_columns(ax, epochs, name, colour, columns):
     for (label, values), style in zip(columns.items(), ("-", ":", "-.")):
         ax.plot(epochs.step, values, color=colour, ls=style, label=f"{name}: {label}")
 
+# %% ../nbs/16_pretraining.ipynb #5ce42ee3
 def _plot_probes(ax, epochs, name, colour):
     "Band powers, thin, and the probes where they were asked."
     for k, column in enumerate(["bands", *epochs.columns[len(EPOCH_COLUMNS):]]):
@@ -841,3 +822,26 @@ def _plot_probes(ax, epochs, name, colour):
         style = dict(lw=1.2, marker="o") if k else dict(lw=.8)
         ax.plot(seen.step, seen[column], color=colour, ls=["-", "--", ":", "-."][k % 4], ms=3,
                 label=f"{name}: {column}", **style)
+
+# %% ../nbs/16_pretraining.ipynb #ac0db4d8
+def plot_pretraining(
+    *folders: str | Path,  # runs
+    names: list[str] | None = None,  # of the runs; their folders' names when None
+):  # the figure
+    "Losses of runs as in the paper's figure 4, signs of collapse, probes; a star: the best epoch."
+    fig, axes = plt.subplots(2, 2, figsize=(8.4, 6), layout="constrained", sharex=True)
+    for i, folder in enumerate(map(Path, folders)):
+        name, colour = names[i] if names else folder.name, f"C{i}"
+        epochs = pd.read_csv(folder / "epochs.csv")
+        _plot_loss(axes[0, 0], folder, epochs, name, colour)
+        _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
+        _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))
+        _plot_probes(axes[1, 1], epochs, name, colour)
+    axes[0, 1].axhline(1, color="k", lw=.7)
+    axes[0, 0].set_ylabel("L1 loss")
+    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
+    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
+    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
+    for ax in axes.flat:
+        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
+    return fig
