@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'plan_windows', 'cut_windows', 'plot_windows', 'build_store', 'WindowStore', 'subjects_of',
            'split_by_subject']
 
-# %% ../nbs/04_store.ipynb #76daf307
+# %% ../nbs/04_store.ipynb #86fa1e63
 import errno
 import json
 import numbers

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #4ffbd55e
+# %% ../nbs/05_trials.ipynb #a99f448c
 import warnings
 from collections import Counter
 
