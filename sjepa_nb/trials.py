@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #5212ea6d
+# %% ../nbs/05_trials.ipynb #8e5090ec
 import warnings
 from collections import Counter
 
