@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #599ceda9
+# %% ../nbs/05_trials.ipynb #efa7496d
 import warnings
 from collections import Counter
 
