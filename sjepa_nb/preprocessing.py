@@ -6,7 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-# %% ../nbs/02_preprocessing.ipynb #bb70f97b
+# %% ../nbs/02_preprocessing.ipynb #d5d681c4
 import math
 import re
 from dataclasses import dataclass, field
