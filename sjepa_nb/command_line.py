@@ -12,7 +12,7 @@ import threading
 
 from .options import QUICK, Demo, Evaluate, Finetune, Plot, Pretrain, parse
 
-# %% ../nbs/23_command_line.ipynb #0919a16d
+# %% ../nbs/23_command_line.ipynb #c46d3071
 def _explained(error):
     "Exit code and words for an error that a user can mend; None for any other."
     if isinstance(error, (ValueError, OSError)): return 2, str(error)
@@ -24,7 +24,7 @@ def _explained(error):
     first = str(error).splitlines()[0]
     return 2, f"out of memory: lower --batch-size or --length ({first})"
 
-# %% ../nbs/23_command_line.ipynb #2115990c
+# %% ../nbs/23_command_line.ipynb #2fdfccf8
 def _sigterm_interrupts(name):
     "From now on SIGTERM raises `KeyboardInterrupt`; returns what undoes that."
     if threading.current_thread() is not threading.main_thread(): return lambda: None
@@ -34,10 +34,15 @@ def _sigterm_interrupts(name):
     before = signal.signal(signal.SIGTERM, leave)
     return lambda: signal.signal(signal.SIGTERM, before)
 
+def _survive_pipes():
+    "Print what a pipe can say, where it knows no arrow."
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
+
+# %% ../nbs/23_command_line.ipynb #ab797cd1
 def _guarded(name, work, debug) -> int:
     "Run `work()`; turn what a user can mend into one line and an exit code."
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")  # a pipe may not know an arrow
+    _survive_pipes()
     undo = _sigterm_interrupts(name)
     try: work()
     except KeyboardInterrupt as e:
@@ -63,22 +68,22 @@ def sjepa_pretrain(
         pretrain(given)
     return _guarded("sjepa_pretrain", work, given.get("debug"))
 
-# %% ../nbs/23_command_line.ipynb #314fc729
+# %% ../nbs/23_command_line.ipynb #7c77b7b3
 def sjepa_finetune(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
-    "Fine-tune a pre-trained S-JEPA for subjects of a dataset: scores, and a saved classifier for each."
+    "Fine-tune a pre-trained S-JEPA for each subject of a dataset: scores, and a classifier."
     o = Finetune.of(parse(Finetune, argv))
     def work():
         from sjepa_nb.runs import finetune
         finetune(o)
     return _guarded("sjepa_finetune", work, o.debug)
 
-# %% ../nbs/23_command_line.ipynb #c2f50f80
+# %% ../nbs/23_command_line.ipynb #62cec5ed
 def sjepa_evaluate(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
-    "Compare ways to fine-tune pre-trained models with no pre-training and with the field's baselines."
+    "Compare ways to use pre-trained models with no pre-training and the field's baselines."
     given = parse(Evaluate, argv)
     o = Evaluate.of(QUICK | given if given.get("quick") else given)
     def work():
@@ -97,11 +102,11 @@ def sjepa_plot(
         draw(o)
     return _guarded("sjepa_plot", work, o.debug)
 
-# %% ../nbs/23_command_line.ipynb #7d2b7d20
+# %% ../nbs/23_command_line.ipynb #0b11954a
 def sjepa_demo(
     argv: list[str] | None = None,  # the shell's arguments when None
 ) -> int:  # exit code
-    "Simulate recordings, pre-train an S-JEPA on them, and show what a longer pre-training is worth."
+    "Pre-train an S-JEPA on simulated recordings, and show what a longer pre-training is worth."
     given = parse(Demo, argv)
     def work():
         from sjepa_nb.runs import demonstrate

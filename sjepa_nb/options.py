@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-# %% ../nbs/21_options.ipynb #d9b5cdde
+# %% ../nbs/21_options.ipynb #dad85566
 class Option(NamedTuple):
     "What a field says of itself."
     name: str
@@ -27,12 +27,12 @@ def _comment(lines, number):
     "The comment at the end of line `number`, or the lines of comment above it."
     beside = lines[number].partition("  # ")[2]
     above = []
-    while not beside and lines[number - 1].strip().startswith("# "):
+    while not beside and number and lines[number - 1].strip().startswith("# "):
         number -= 1
         above.insert(0, lines[number].strip()[2:])
     return beside or " ".join(above)
 
-# %% ../nbs/21_options.ipynb #e876cf38
+# %% ../nbs/21_options.ipynb #1553f4a2
 def _fields_in(cls):
     "Name, type and default of each field of a class, as syntax trees."
     for node in cls.body:
@@ -42,13 +42,13 @@ def _fields_in(cls):
             for argument, value in zip(arguments, node.args.defaults):
                 if argument.annotation: yield argument.arg, argument.annotation, value
 
-# %% ../nbs/21_options.ipynb #c2b15c6f
+# %% ../nbs/21_options.ipynb #e7fda659
 def read_options(
     module: str,  # of this package; it is read, not imported
     name: str,  # of a class in it
     only: tuple = (),  # names of the fields that are wanted; all of them when empty
 ) -> list[Option]:
-    "The fields of a class, or the parameters of its `__init__`. A default that is no literal is left as its source."
+    "The fields of a class, or parameters of its `__init__`; of a default that is no literal, the source."
     text = (resources.files("sjepa_nb") / f"{module}.py").read_text(encoding="utf-8")
     classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name]
     found = []
@@ -60,13 +60,15 @@ def read_options(
         found.append(Option(label, ast.unparse(kind), default, _comment(text.splitlines(), end)))
     return found
 
-# %% ../nbs/21_options.ipynb #85bef2bf
+# %% ../nbs/21_options.ipynb #b643b2ae
 def own_options(group: type) -> list[Option]:
     "The options that a group of this page declares, with the defaults that the class has."
     read = read_options("options", group.__name__)
     defaults = {f.name: f.default for f in fields(group)}
-    return [o._replace(default=defaults[o.name]) for o in read if o.name in defaults and o.kind != "dict"]
+    mine = [o for o in read if o.name in defaults and o.kind != "dict"]
+    return [o._replace(default=defaults[o.name]) for o in mine]
 
+# %% ../nbs/21_options.ipynb #a05881c6
 def options_of(group: type) -> list[Option]:
     "All options of a group: its own, and those that it borrows."
     own = own_options(group)
@@ -109,7 +111,7 @@ class Windows:
     store: Path | None = None  # where the windows are kept (default: windows.zarr in --out)
     jobs: int = 1  # processes that read recordings
 
-# %% ../nbs/21_options.ipynb #aa5bb0c4
+# %% ../nbs/21_options.ipynb #6b82cbd0
 @dataclass(frozen=True, kw_only=True)
 class Network:
     "model"
@@ -117,6 +119,7 @@ class Network:
     size: Literal["2/8/64", "4/8/256", "8/8/256", "8/8/2048"] = "4/8/256"
     borrows = [("model", "SJEPAConfig", ("dropout", "target_norm"))]
 
+# %% ../nbs/21_options.ipynb #287312e5
 @dataclass(frozen=True, kw_only=True)
 class Training:
     "masks and training"
@@ -126,7 +129,7 @@ class Training:
     borrows = [("pretraining", "TrainingConfig")]
     older = {"--mask-strategy": {}}
 
-# %% ../nbs/21_options.ipynb #ce15218e
+# %% ../nbs/21_options.ipynb #700f7453
 @dataclass(frozen=True, kw_only=True)
 class Probes:
     "probes"
@@ -136,6 +139,7 @@ class Probes:
     # whose labelled trials the probes use; nobody of them may train
     probe_subjects: list[str] | None = None
 
+# %% ../nbs/21_options.ipynb #85ec6855
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     "the machine"
@@ -194,7 +198,7 @@ def argument(
     kind, metavar = TYPES[kind]
     return dict(type=kind, metavar=metavar)
 
-# %% ../nbs/21_options.ipynb #dcce8698
+# %% ../nbs/21_options.ipynb #23cdaf6f
 def _help(option):
     "An option's help, with its default."
     text = option.help.replace("when None", "by default").replace("%", "%%")
@@ -205,6 +209,7 @@ def _help(option):
     words = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
     return f"{text} (default: {' '.join(words)})".strip()
 
+# %% ../nbs/21_options.ipynb #0b9fde35
 def _add(parser, option):
     "Add one option; a field without a default is an argument without dashes."
     flag = "--" + option.name.replace("_", "-")
@@ -228,13 +233,13 @@ def parser_of(
             group.add_argument(flag, help=argparse.SUPPRESS, **told)
     return parser
 
-# %% ../nbs/21_options.ipynb #d581ac73
+# %% ../nbs/21_options.ipynb #4ea4fbdd
 @dataclass(frozen=True, kw_only=True)
 class Run:
     "the run"
     quiet: bool = False  # no bars
     debug: bool = False  # show the traceback of an error
-    settings: dict = field(default_factory=dict)  # of the classes that options are borrowed from
+    settings: dict = field(default_factory=dict)  # of the classes that are borrowed from
 
     def __post_init__(self):
         for f in fields(self):
@@ -314,7 +319,7 @@ Called again, it goes on where it stopped."""
 # what --quick says, unless something else is given
 QUICK = dict(folds=3, epochs=100, patience=40, full_contextual_epochs=20)
 
-# %% ../nbs/21_options.ipynb #04f0fe57
+# %% ../nbs/21_options.ipynb #3bbc3787
 @dataclass(frozen=True, kw_only=True)
 class Plot(Run):
     """Draw pre-training curves (folders of sjepa_pretrain: pretraining.png), and ranking and
@@ -323,6 +328,7 @@ scores (folders of sjepa_evaluate: ranking.png, scores.png)."""
     out: Path = Path(".")  # where the figures go
     epilog = None
 
+# %% ../nbs/21_options.ipynb #dce7a98c
 @dataclass(frozen=True, kw_only=True)
 class Demo(Run):
     """Pre-train an S-JEPA on simulated EEG for a minute, then test frozen encoders (shipped,
@@ -334,7 +340,7 @@ chance and baselines, figures."""
     out: Path = Path("sjepa_demo")  # folder of the run and the evaluation
     epilog = None
 
-# %% ../nbs/21_options.ipynb #dfabd935
+# %% ../nbs/21_options.ipynb #8028d7c5
 def renamed(
     options: dict,  # name → value, from a command or from the file of a run
 ) -> dict:
@@ -350,9 +356,10 @@ def _is_number(value):
     except (TypeError, ValueError): return False
     return True
 
+# %% ../nbs/21_options.ipynb #fbe8dbc4
 def parse(
     command: type,
     argv: list[str] | None = None,  # the shell's when None
 ) -> dict:  # name → value
-    "The options that were given to a command. Leaves with code 2 where `argparse` does not know one."
+    "The options that were given to a command. Leaves with code 2 where one is not known."
     return renamed(vars(parser_of(command).parse_args(argv)))

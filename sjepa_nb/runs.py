@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARADIGM_OF', 'LOCAL', 'TESTS', 'SHORT', 'SHIPPED', 'check_device', 'check_options', 'sources_of', 'preprocessing_of',
-           'training_of', 'model_of', 'probes_of', 'every_default', 'settle', 'write_command', 'quieten', 'pretrain',
-           'write_figure', 'summary', 'named_weights', 'weights_of', 'tasks_of', 'classifier_settings', 'finetune',
-           'write_figures', 'wide_table', 'sweep', 'draw', 'verdict', 'demonstrate']
+           'training_of', 'model_of', 'probes_of', 'every_default', 'settle', 'write_command', 'quieten',
+           'write_figure', 'summary', 'pretrain', 'named_weights', 'weights_of', 'tasks_of', 'classifier_settings',
+           'finetune', 'write_figures', 'wide_table', 'sweep', 'draw', 'verdict', 'demonstrate']
 
 # %% ../nbs/22_runs.ipynb #d87b3c1e
 import json
@@ -59,7 +59,7 @@ def check_device(
     if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(f"no CUDA device {name}: {found} found; use --device cpu")
 
-# %% ../nbs/22_runs.ipynb #5c0bd987
+# %% ../nbs/22_runs.ipynb #f4bfe474
 def _check_times(o):
     "Lengths, intervals and shares that can be."
     if not math.isfinite(o.length) or o.length != int(o.length):
@@ -69,6 +69,7 @@ def _check_times(o):
     if not 0 < o.valid_share < 1:
         raise ValueError(f"--valid-share lies between 0 and 1, not {o.valid_share}")
 
+# %% ../nbs/22_runs.ipynb #88cbd26f
 def _check_names(o):
     "Options that belong to each other."
     if o.subjects and not o.dataset:
@@ -110,7 +111,7 @@ def sources_of(o: Pretrain, seed: int = 0) -> list[Source]:
     if o.recordings: sources += file_sources(o.recordings, o.subject_regex)
     return sources
 
-# %% ../nbs/22_runs.ipynb #9cae0e49
+# %% ../nbs/22_runs.ipynb #3cfaafdb
 def _those_of(cls, options):
     "The options that are fields of a dataclass."
     return {f.name: options[f.name] for f in fields(cls) if f.name in options}
@@ -121,6 +122,7 @@ def preprocessing_of(o: Pretrain) -> Preprocessing:
                 on_missing="drop" if o.drop_unplaced else "raise")
     return Preprocessing(**_those_of(Preprocessing, o.settings), **mine)
 
+# %% ../nbs/22_runs.ipynb #33ef323e
 def training_of(o: Pretrain) -> TrainingConfig:
     "How to train. Raises `ValueError` for what does not fit the rest of the options."
     crop = None if o.crop is None else window_samples(o.crop)
@@ -131,6 +133,7 @@ def training_of(o: Pretrain) -> TrainingConfig:
         raise ValueError("--select probe needs a --probe to select by")
     return training
 
+# %% ../nbs/22_runs.ipynb #95c9695d
 def model_of(o: Pretrain) -> SJEPAConfig:
     "The sizes of the model, and how its targets are made."
     return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
@@ -152,7 +155,16 @@ def _recorded_probe(dataset, people):
     people = _known_subjects(dataset, people, dataset.code)
     return make_probe(dataset, paradigm, people, f"{dataset.code} {paradigm}")
 
-# %% ../nbs/22_runs.ipynb #82276f34
+# %% ../nbs/22_runs.ipynb #4f6a90f6
+def _refuse_trained(name, dataset, people, trains):
+    "Raise `ValueError` where a probe would ask people who train."
+    asked = subjects_of(pd.DataFrame(dict(dataset=dataset.code, subject=people)))
+    seen = sorted(set(asked) & trains)
+    if seen:
+        raise ValueError(f"--probe {name} would ask people who train: {', '.join(seen)}; keep them "
+                         "out by --test-subjects, or choose other --probe-subjects")
+
+# %% ../nbs/22_runs.ipynb #45848b5e
 def probes_of(
     o: Pretrain,
     trains: set,  # the people who train, as `subjects_of` writes them
@@ -171,14 +183,6 @@ def probes_of(
         else: probes.append(_recorded_probe(dataset, people))
     return probes
 
-def _refuse_trained(name, dataset, people, trains):
-    "Raise `ValueError` where a probe would ask people who train."
-    asked = subjects_of(pd.DataFrame(dict(dataset=dataset.code, subject=people)))
-    seen = sorted(set(asked) & trains)
-    if seen:
-        raise ValueError(f"--probe {name} would ask people who train: {', '.join(seen)}; keep them "
-                         "out by --test-subjects, or choose other --probe-subjects")
-
 # %% ../nbs/22_runs.ipynb #80e0f8c9
 LOCAL = ("out", "quiet", "debug", "resume", "jobs", "device", "workers", "profile",
          "checkpoint_minutes")  # may differ when a run is resumed
@@ -193,13 +197,14 @@ def every_default() -> dict:  # name → value
     for group in Pretrain.__bases__: options += options_of(group)
     return _plain({o.name: o.default for o in options})
 
-# %% ../nbs/22_runs.ipynb #17ccde76
+# %% ../nbs/22_runs.ipynb #da2412b8
 def _saved_options(out):
     "The options that the run in a folder was started with."
     told = out / "command.json"
     if not told.is_file(): raise ValueError(f"no run to resume in {out}")
     return renamed(read_json(told))
 
+# %% ../nbs/22_runs.ipynb #d556cd67
 def _absolute(given):
     "The same options, with paths that are good from any folder."
     new = dict(given)
@@ -207,6 +212,7 @@ def _absolute(given):
     if given.get("recordings"): new["recordings"] = [Path(f).resolve() for f in given["recordings"]]
     return _plain(new)
 
+# %% ../nbs/22_runs.ipynb #43c6c0de
 def _refuse_changes(out, given, saved):
     "Raise `ValueError` for options that are not those that a run began with."
     defaults, other = every_default(), []
@@ -218,7 +224,9 @@ def _refuse_changes(out, given, saved):
         raise ValueError(f"{out} was started with other options: {', '.join(other)}; "
                          "resume without them, or start another run")
 
-# %% ../nbs/22_runs.ipynb #8129a075
+# %% ../nbs/22_runs.ipynb #1d6bf465
+def _begun(out): return any(Path(out).glob("checkpoint*.pt"))
+
 def settle(
     given: dict,  # name → value, from `parse`
 ) -> Pretrain:
@@ -236,8 +244,7 @@ def settle(
     check_options(o)
     return o
 
-def _begun(out): return any(Path(out).glob("checkpoint*.pt"))
-
+# %% ../nbs/22_runs.ipynb #3ac14975
 def write_command(o: Pretrain):
     "Write the options of a run that is about to begin into its folder."
     o.out.mkdir(parents=True, exist_ok=True)
@@ -245,31 +252,24 @@ def write_command(o: Pretrain):
     kept = {k: v for k, v in options.items() if k not in (*LOCAL, "settings")}
     write_json(o.out / "command.json", _plain(kept))
 
-# %% ../nbs/22_runs.ipynb #c008e8a3
+# %% ../nbs/22_runs.ipynb #07b90c8a
 def quieten():
     "Libraries keep to what a user of the commands has to know."
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="mne")
     warnings.filterwarnings("ignore", category=FutureWarning)
     mne.set_log_level("ERROR")
 
-def pretrain(
-    given: dict,  # name → value, from `parse`
-) -> Pretrain:  # the whole command
-    "All of `sjepa_pretrain`."
-    quieten()
-    o = settle(given)
-    training = training_of(o)
-    model_of(o), preprocessing_of(o)
-    sources = sources_of(o, training.seed)
-    if not _begun(o.out): write_command(o)
-    world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = _prepared(o, training, sources, world)
-    run.run()
-    if world.first: summary(run)
-    if world.size > 1: distributed.destroy_process_group()
-    return o
+# %% ../nbs/22_runs.ipynb #cd89238b
+def _what_runs(run, world, again):
+    "Windows, parameters, machine, in a line."
+    n = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    processes = f", {world.size} processes" if world.size > 1 else ""
+    resumed = f"; resumed after {run.step} steps" if again else ""
+    train, valid = len(run.split["train"]), len(run.split["valid"])
+    return (f"{train} windows to train on, {valid} to validate; {n:,} parameters on {run.device}, "
+            f"{run.precision} feed-forward{processes}{resumed}")
 
-# %% ../nbs/22_runs.ipynb #822d2f07
+# %% ../nbs/22_runs.ipynb #c255c6ef
 def _prepared(o, training, sources, world):
     "The run, with its windows cut and its people split, said in two lines."
     say = print if world.first else lambda *a, **k: None
@@ -288,15 +288,7 @@ def _prepared(o, training, sources, world):
     say(_what_runs(run, world, again), flush=True)
     return run
 
-def _what_runs(run, world, again):
-    "Windows, parameters, machine, in a line."
-    n = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    processes = f", {world.size} processes" if world.size > 1 else ""
-    resumed = f"; resumed after {run.step} steps" if again else ""
-    return (f"{len(run.split['train'])} windows to train on, {len(run.split['valid'])} to validate; "
-            f"{n:,} parameters on {run.device}, {run.precision} feed-forward{processes}{resumed}")
-
-# %% ../nbs/22_runs.ipynb #3a178e20
+# %% ../nbs/22_runs.ipynb #b17c85d3
 def write_figure(
     fig,  # of matplotlib; it is closed
     path: Path,
@@ -306,6 +298,7 @@ def write_figure(
     write_whole(path, lambda part: fig.savefig(part, dpi=dpi, format="png"))
     plt.close(fig)
 
+# %% ../nbs/22_runs.ipynb #7649841e
 def _warned(share):
     "What to say of a teacher that is still mostly random."
     return "" if share < .5 else ": most of it; too few steps for this momentum"
@@ -318,17 +311,7 @@ def _probed(epochs):
         if len(scores): said += f", {name} {scores.iloc[-1]:.2f}"
     return said
 
-# %% ../nbs/22_runs.ipynb #f9ede483
-def summary(run: Pretraining):
-    "Print how a run ended, and draw its figure."
-    epochs = pd.read_csv(run.folder / "epochs.csv")
-    best = epochs.iloc[max(run.best_epoch, 0)]
-    figure = run.folder / "losses.png"
-    write_figure(plot_pretraining(run.folder), figure, dpi=120)
-    print("", *_how_it_went(run, epochs, best), *_what_it_learned(run, epochs, best),
-          f"  weights {run.folder / 'model.safetensors'}, figure {figure}, "
-          f"tables {run.folder / 'epochs.csv'} and steps.csv", sep="\n", flush=True)
-
+# %% ../nbs/22_runs.ipynb #984aa77d
 def _how_it_went(run, epochs, best):
     "Lines about epochs and losses."
     first, last = epochs.iloc[0], epochs.iloc[-1]
@@ -341,6 +324,7 @@ def _how_it_went(run, epochs, best):
     yield (f"  blind predictors   {best.trivial:.4f} (mean target), "
            f"{best.positional:.4f} (mean target of each place and second)")
 
+# %% ../nbs/22_runs.ipynb #09792aaf
 def _what_it_learned(run, epochs, best):
     "Lines about collapse, the teacher, and what tokens are worth."
     width, share = run.model.config.width, best.random_share
@@ -349,7 +333,36 @@ def _what_it_learned(run, epochs, best):
     yield f"  the teacher        {share:.1%} of its random start is left{_warned(share)}"
     yield f"  frozen tokens      band powers R² {best.bands:.2f}{_probed(epochs)}"
 
-# %% ../nbs/22_runs.ipynb #42409348
+# %% ../nbs/22_runs.ipynb #7dca5dbe
+def summary(run: Pretraining):
+    "Print how a run ended, and draw its figure."
+    epochs = pd.read_csv(run.folder / "epochs.csv")
+    best = epochs.iloc[max(run.best_epoch, 0)]
+    figure = run.folder / "losses.png"
+    write_figure(plot_pretraining(run.folder), figure, dpi=120)
+    print("", *_how_it_went(run, epochs, best), *_what_it_learned(run, epochs, best),
+          f"  weights {run.folder / 'model.safetensors'}, figure {figure}, "
+          f"tables {run.folder / 'epochs.csv'} and steps.csv", sep="\n", flush=True)
+
+# %% ../nbs/22_runs.ipynb #b6498ba5
+def pretrain(
+    given: dict,  # name → value, from `parse`
+) -> Pretrain:  # the whole command
+    "All of `sjepa_pretrain`."
+    quieten()
+    o = settle(given)
+    training = training_of(o)
+    model_of(o), preprocessing_of(o)
+    sources = sources_of(o, training.seed)
+    if not _begun(o.out): write_command(o)
+    world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run = _prepared(o, training, sources, world)
+    run.run()
+    if world.first: summary(run)
+    if world.size > 1: distributed.destroy_process_group()
+    return o
+
+# %% ../nbs/22_runs.ipynb #93e04c10
 def _name_of(file):
     "The name of weights: length and radius of the run that made them, else the file's."
     told = file.parent / "run.json"
@@ -363,6 +376,7 @@ def _file_in(path):
     is_run = file.is_file() and not (Path(path) / "config.json").is_file()
     return file if is_run else Path(path)
 
+# %% ../nbs/22_runs.ipynb #41c9c2c4
 def named_weights(
     spec: str,  # PATH or NAME=PATH
 ) -> tuple:  # name, and a file of weights or a model from the hub
@@ -389,7 +403,7 @@ def weights_of(
         raise ValueError(f"two --weights are called {', '.join(twice)}: name them, NAME=PATH")
     return dict(found)
 
-# %% ../nbs/22_runs.ipynb #49fe30ab
+# %% ../nbs/22_runs.ipynb #62b14a53
 def _simulated_tasks(o):
     "The simulated paradigms, for people whom no pre-training sees."
     if o.events or o.scale == "standardise":
@@ -423,6 +437,42 @@ def classifier_settings(o: FineTuning) -> dict:
     device = {} if o.device is None else dict(device=o.device)
     return o.settings | device | dict(random_state=o.seed)
 
+# %% ../nbs/22_runs.ipynb #d8157135
+def _score(rows):
+    "The scores of all folds, in words."
+    folds = pd.DataFrame(rows)
+    return (f"{folds.metric[0]} {folds.score.mean():.3f} (folds {folds.score.min():.2f} to "
+            f"{folds.score.max():.2f}; chance {folds.chance[0]:.2f})")
+
+# %% ../nbs/22_runs.ipynb #2869463e
+def _one_subject(o, pipeline, task, subject):
+    "Rows of scores, a saved classifier, and what to say of them."
+    X, y, meta, montage = task.load(subject)
+    code = getattr(task.dataset, "code", task.dataset)
+    mine = pipeline.estimator.set_params(channels=montage, scale=task.scale)
+    sessions = "+".join(sorted(set(meta.session.astype(str))))
+    rows = cross_validate([pipeline], X, y, default_metric(task.paradigm), o.folds, o.seed,
+                          paradigm=task.name, dataset=code, subject=str(subject), session=sessions)
+    failed = [r["error"] for r in rows if r["error"]]
+    if failed: raise ValueError(f"{task.name}, subject {subject}: {failed[0]}")
+    name = task.name.replace("/", "-").replace(" ", "-")
+    file = o.out / f"{name}-{code}-{subject}.safetensors"
+    mine.fit(X, y).save(file)
+    return rows, (f"{task.name}, {code}, subject {subject}: {_score(rows)}, "
+                  f"{len(y)} trials → {file}")
+
+# %% ../nbs/22_runs.ipynb #941efb20
+def _every_subject(o, tasks, pipeline):
+    "Scores and a classifier for each subject of each task."
+    rows = []
+    for task in tasks:
+        for subject in task.subjects:
+            scores, said = _one_subject(o, pipeline, task, subject)
+            rows += scores
+            table = pd.DataFrame(rows, columns=RESULTS)
+            write_whole(o.out / "results.csv", lambda part: table.to_csv(part, index=False))
+            print(said, flush=True)
+
 # %% ../nbs/22_runs.ipynb #9a198185
 def finetune(o: Finetune):
     "All of `sjepa_finetune`."
@@ -440,41 +490,7 @@ def finetune(o: Finetune):
     label = f"{name}-{o.strategy}-{o.head}"
     _every_subject(o, tasks, Pipeline(label, estimator, name, o.head, o.strategy))
 
-# %% ../nbs/22_runs.ipynb #ce8f05c5
-def _every_subject(o, tasks, pipeline):
-    "Scores and a classifier for each subject of each task."
-    rows = []
-    for task in tasks:
-        for subject in task.subjects:
-            scores, said = _one_subject(o, pipeline, task, subject)
-            rows += scores
-            table = pd.DataFrame(rows, columns=RESULTS)
-            write_whole(o.out / "results.csv", lambda part: table.to_csv(part, index=False))
-            print(said, flush=True)
-
-def _one_subject(o, pipeline, task, subject):
-    "Rows of scores, a saved classifier, and what to say of them."
-    X, y, meta, montage = task.load(subject)
-    code = getattr(task.dataset, "code", task.dataset)
-    mine = pipeline.estimator.set_params(channels=montage, scale=task.scale)
-    sessions = "+".join(sorted(set(meta.session.astype(str))))
-    rows = cross_validate([pipeline], X, y, default_metric(task.paradigm), o.folds, o.seed,
-                          paradigm=task.name, dataset=code, subject=str(subject), session=sessions)
-    failed = [r["error"] for r in rows if r["error"]]
-    if failed: raise ValueError(f"{task.name}, subject {subject}: {failed[0]}")
-    name = task.name.replace("/", "-").replace(" ", "-")
-    file = o.out / f"{name}-{code}-{subject}.safetensors"
-    mine.fit(X, y).save(file)
-    return rows, (f"{task.name}, {code}, subject {subject}: {_score(rows)}, "
-                  f"{len(y)} trials → {file}")
-
-def _score(rows):
-    "The scores of all folds, in words."
-    folds = pd.DataFrame(rows)
-    return (f"{folds.metric[0]} {folds.score.mean():.3f} (folds {folds.score.min():.2f} to "
-            f"{folds.score.max():.2f}; chance {folds.chance[0]:.2f})")
-
-# %% ../nbs/22_runs.ipynb #a2befba8
+# %% ../nbs/22_runs.ipynb #6b840881
 def write_figures(
     table,  # from `evaluate`
     folder: Path,
@@ -484,6 +500,12 @@ def write_figures(
     drawn = dict(ranking=plot_ranking, scores=plot_scores) if ranked else dict(scores=plot_scores)
     for name, draw in drawn.items(): write_figure(draw(table), Path(folder) / f"{name}.png")
     return [f"{name}.png" for name in drawn]
+
+# %% ../nbs/22_runs.ipynb #7bedc6a5
+def _interval(row):
+    "A mean, and its interval where it has one."
+    several = f" [{row.low:.2f}, {row.high:.2f}]" if row.subjects > 1 else ""
+    return f"{row.mean:.2f}{several}"
 
 def wide_table(
     table,  # from `evaluate`
@@ -499,33 +521,36 @@ def wide_table(
     wide.loc["chance"] = [f"{found[found.task == task].chance.mean():.2f}" for task in wide]
     return wide
 
-def _interval(row):
-    "A mean, and its interval where it has one."
-    several = f" [{row.low:.2f}, {row.high:.2f}]" if row.subjects > 1 else ""
-    return f"{row.mean:.2f}{several}"
+# %% ../nbs/22_runs.ipynb #b02f98bb
+def _evaluated(o):
+    "The table of a sweep."
+    limits, most = None, o.full_contextual_epochs
+    if most is not None:
+        limits = {"full-contextual": dict(epochs=min(most, o.settings.get("epochs", most)))}
+    pretrainings = weights_of(o.weights) | {NO_PRETRAINING: None}
+    return evaluate(tasks_of(o), pretrainings, o.out, heads=o.heads, strategies=o.strategies,
+                    with_baselines=not o.no_baselines, folds=o.folds, seed=o.seed, n_jobs=o.jobs,
+                    progress=not o.quiet, limits=limits, train_trials=o.train_trials,
+                    **classifier_settings(o))
 
-# %% ../nbs/22_runs.ipynb #86b3a5eb
+# %% ../nbs/22_runs.ipynb #53baf004
 def sweep(o: Evaluate):
     "All of `sjepa_evaluate`."
     quieten()
     start = time.monotonic()
     check_device(o.device)
-    limits, most = None, o.full_contextual_epochs
-    if most is not None:
-        limits = {"full-contextual": dict(epochs=min(most, o.settings.get("epochs", most)))}
-    table = evaluate(tasks_of(o), weights_of(o.weights) | {NO_PRETRAINING: None}, o.out,
-                     heads=o.heads, strategies=o.strategies, with_baselines=not o.no_baselines,
-                     folds=o.folds, seed=o.seed, n_jobs=o.jobs, progress=not o.quiet, limits=limits,
-                     train_trials=o.train_trials, **classifier_settings(o))
+    table = _evaluated(o)
     good = table.error == ""
     if not good.any():
         raise ValueError(f"nothing could be scored; the first error: {table.error.iloc[0]}")
     write_figures(table, o.out)
     failed = f", {(~good).sum()} failed (column error)" if not good.all() else ""
-    print(f"\n{wide_table(table).to_string()}\n"
-          "  mean over subjects [95 % interval over subjects]; ROC-AUC for ERP, accuracy for the rest"
-          f"\n  {good.sum()} folds{failed}, {(time.monotonic() - start) / 60:.1f} minutes; table "
-          f"{o.out / 'results.csv'}, figures ranking.png and scores.png", flush=True)
+    minutes = (time.monotonic() - start) / 60
+    print("", wide_table(table).to_string(),
+          "  mean over subjects [95 % interval over subjects]; ROC-AUC for ERP, "
+          "accuracy for the rest",
+          f"  {good.sum()} folds{failed}, {minutes:.1f} minutes; table {o.out / 'results.csv'}, "
+          "figures ranking.png and scores.png", sep="\n", flush=True)
 
 # %% ../nbs/22_runs.ipynb #5c990ade
 def draw(o: Plot):
@@ -553,7 +578,7 @@ SHORT = dict(dataset=["simulated"], length=1., interval=2.6, valid_subjects=["7"
              steps=Demo.steps, probe_steps=10_000, seed=Demo.seed)
 SHIPPED = "simulated"  # the shipped model that the demonstration uses
 
-# %% ../nbs/22_runs.ipynb #55d115fd
+# %% ../nbs/22_runs.ipynb #4d389f38
 def verdict(
     table,  # from `evaluate`
     trained: str,  # a pipeline
@@ -567,12 +592,23 @@ def verdict(
     for task, g in wide.groupby(level=0, sort=False):
         a, b = g[trained], g[untrained]
         unit = "AUC" if task == "ERP" else "accuracy"
-        lines.append(f"  {task}: the pre-trained frozen encoder has {unit} {a.mean():.2f}, a random "
-                     f"one {b.mean():.2f} (better in {(a > b).sum()} of {len(a)} people; "
+        lines.append(f"  {task}: the pre-trained frozen encoder has {unit} {a.mean():.2f}, "
+                     f"a random one {b.mean():.2f} (better in {(a > b).sum()} of {len(a)} people; "
                      f"chance {chance[task]:.2f})")
     return "\n".join(lines)
 
-# %% ../nbs/22_runs.ipynb #5637e70e
+# %% ../nbs/22_runs.ipynb #2d37881b
+def _test_encoders(o, seed):
+    "The shipped model, the short one and a random one, beside the baselines."
+    weights = [f"shipped={SHIPPED}", f"short={o.out}"]
+    tests = Evaluate(**TESTS, weights=weights, out=o.out / "evaluation", seed=seed, quiet=o.quiet,
+                     subjects=o.subjects)
+    sweep(tests)
+    table = read_results(tests.out / "results.csv")
+    way = f"{tests.strategies[0]}-{tests.heads[0]}"
+    print("\n" + verdict(table, f"shipped-{way}", f"{NO_PRETRAINING}-{way}"))
+
+# %% ../nbs/22_runs.ipynb #ebb1dfdd
 def demonstrate(
     given: dict,  # name → value, from `parse`
 ):
@@ -593,13 +629,3 @@ def demonstrate(
     minutes = (time.monotonic() - start) / 60
     print(f"\n  in all {minutes:.1f} minutes. Simulated recordings: for real ones, see the "
           "evaluation page.")
-
-def _test_encoders(o, seed):
-    "The shipped model, the short one and a random one, beside the baselines."
-    weights = [f"shipped={SHIPPED}", f"short={o.out}"]
-    tests = Evaluate(**TESTS, weights=weights, out=o.out / "evaluation", seed=seed, quiet=o.quiet,
-                     subjects=o.subjects)
-    sweep(tests)
-    table = read_results(tests.out / "results.csv")
-    way = f"{tests.strategies[0]}-{tests.heads[0]}"
-    print("\n" + verdict(table, f"shipped-{way}", f"{NO_PRETRAINING}-{way}"))

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'plan_windows', 'cut_windows', 'plot_windows', 'build_store', 'WindowStore', 'subjects_of',
            'split_by_subject']
 
-# %% ../nbs/04_store.ipynb #6dad8c3f
+# %% ../nbs/04_store.ipynb #e44f1c0d
 import errno
 import json
 import numbers

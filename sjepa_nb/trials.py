@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #58954d02
+# %% ../nbs/05_trials.ipynb #3036c308
 import warnings
 from collections import Counter
 
