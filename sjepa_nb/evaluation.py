@@ -221,8 +221,8 @@ class Whole(nn.Module):
     def __init__(self, network): super().__init__(); self.network = network
     @property
     def new(self): return list(self.parameters())
-    def frozen(self, x): return x
-    def rest(self, x): return self.network(x)
+    def features(self, x): return x
+    def scores(self, x): return self.network(x)
     def forward(self, x): return self.network(x)
 
 class EEGNetClassifier(SJEPAClassifier):

@@ -42,13 +42,13 @@ def _fields_in(cls):
             for argument, value in zip(arguments, node.args.defaults):
                 if argument.annotation: yield argument.arg, argument.annotation, value
 
-# %% ../nbs/21_options.ipynb #e7fda659
+# %% ../nbs/21_options.ipynb #72608d63
 def read_options(
     module: str,  # of this package; it is read, not imported
     name: str,  # of a class in it
     only: tuple = (),  # names of the fields that are wanted; all of them when empty
 ) -> list[Option]:
-    "The fields of a class, or parameters of its `__init__`; of a default that is no literal, the source."
+    "The fields of a class, or the parameters of its `__init__`, as its source has them."
     text = (resources.files("sjepa_nb") / f"{module}.py").read_text(encoding="utf-8")
     classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name]
     found = []
