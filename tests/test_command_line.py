@@ -1,9 +1,11 @@
-"""The commands' words: help at once, options that agree with their classes, older spellings, and the package's face."""
+"""The commands' words: help at once, options that agree with their classes, older spellings, the face."""
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +17,7 @@ from sjepa_nb.evaluation import STRATEGIES, Task
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.heads import HEADS
 from sjepa_nb.model import PRESETS, SJEPAConfig
-from sjepa_nb.options import Demo, Evaluate, Finetune, Option, Plot, Pretrain
+from sjepa_nb.options import Demo, Evaluate, Finetune, Plot, Pretrain
 from sjepa_nb.preprocessing import Preprocessing
 from sjepa_nb.pretraining import TrainingConfig
 
@@ -26,7 +28,8 @@ each_command = pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.__na
 
 def heavy_imports(code):
     "What a new Python has imported after `code`, of what takes seconds."
-    code = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint(*sys.modules, sep='\\n', file=sys.stderr)"
+    code = (f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\n"
+            "print(*sys.modules, sep='\\n', file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return HEAVY & set(done.stderr.split())
@@ -58,8 +61,8 @@ def test_help_fits_a_hundred_columns(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     text = options.parser_of(command).format_help()
     assert max(map(len, text.splitlines())) <= 100
-    assert all(o.help or "choices" in options.argument(o.kind, o.default) for o in every_option(command)
-               if o.name not in ("seed", "heads"))
+    silent = [o.name for o in every_option(command) if not o.help]
+    assert set(silent) <= {"seed", "heads", "head"}  # their names and choices say it
 
 
 # ---------------------------------------------------------------- options and classes
@@ -70,7 +73,7 @@ BORROWED = {Preprocessing: "preprocessing", TrainingConfig: "pretraining", SJEPA
 
 @pytest.mark.parametrize("cls", BORROWED, ids=lambda c: c.__name__)
 def test_fields_are_read_as_they_are(cls):
-    "Names, defaults and types of a dataclass; a default that is an expression is left as its source."
+    "Names, defaults and types of a dataclass; an expression is left as its source."
     read = options.read_options(BORROWED[cls], cls.__name__)
     assert [o.name for o in read] == [f.name for f in fields(cls)]
     for o, f in zip(read, fields(cls)):
@@ -80,19 +83,25 @@ def test_fields_are_read_as_they_are(cls):
 
 def test_parameters_of_an_estimator_are_read_as_they_are():
     read = {o.name: o.default for o in options.read_options("finetuning", "SJEPAClassifier")}
-    assert read == SJEPAClassifier().get_params()
+    params = SJEPAClassifier().get_params()
+    assert read == {k: params[k] for k in read}
+    assert set(params) - set(read) == {"channels"}  # it has no type, and can be no option
 
 
 def test_every_command_can_be_made_of_its_defaults():
     for command in COMMANDS[:3] + COMMANDS[4:]: assert command.of({}).settings == {}
     everything = runs.every_default()
-    assert runs.training_of(Pretrain.of(everything)) == runs.training_of(Pretrain()) == TrainingConfig()
+    assert runs.training_of(Pretrain.of(everything)) == TrainingConfig()
+    assert runs.training_of(Pretrain()) == TrainingConfig()
     assert runs.preprocessing_of(Pretrain.of(everything)) == Preprocessing()
     assert runs.model_of(Pretrain.of(everything)) == SJEPAConfig.preset(Pretrain.size)
 
 
 def test_choices_are_those_of_the_classes():
-    kinds = {(c, o.name): options.argument(o.kind, o.default).get("choices") for c in COMMANDS for o in every_option(c)}
+    kinds = {}
+    for command in COMMANDS:
+        for o in every_option(command):
+            kinds[command, o.name] = options.argument(o.kind, o.default).get("choices")
     assert kinds[Evaluate, "heads"] == kinds[Finetune, "head"] == list(HEADS)
     assert kinds[Evaluate, "strategies"] == list(STRATEGIES)
     assert kinds[Finetune, "strategy"] == list(STRATEGIES[1:])
@@ -106,8 +115,9 @@ def test_a_comment_is_found_beside_or_above():
 
 
 def test_a_field_without_default_is_an_argument_without_dashes():
-    assert Option("folders", "list[Path]", options.MISSING, "") in [o._replace(help="") for o in every_option(Plot)]
-    assert options.parse(Plot, ["a", "b"])["folders"] == [runs.Path("a"), runs.Path("b")]
+    folders = next(o for o in every_option(Plot) if o.name == "folders")
+    assert folders[:3] == ("folders", "list[Path]", options.MISSING)
+    assert options.parse(Plot, ["a", "b"])["folders"] == [Path("a"), Path("b")]
 
 
 # ---------------------------------------------------------------- older spellings
@@ -162,6 +172,21 @@ def test_every_public_name_is_there():
     for name in sjepa_nb.__all__: assert getattr(sjepa_nb, name).__doc__, name
     assert set(sjepa_nb.__all__) <= set(dir(sjepa_nb))
     with pytest.raises(AttributeError, match="no attribute 'SJEPB'"): sjepa_nb.SJEPB
+
+
+def test_the_readme_lists_the_public_names():
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+    table = text.partition("The names that a user needs")[2].partition("##")[0]
+    assert set(re.findall(r"`(\w+)`", table)) - {"sjepa_nb"} == set(sjepa_nb.__all__)
+
+
+def test_exporting_keeps_the_face(tmp_path):
+    "nbdev writes the version into `__init__.py`, and leaves the rest as it is."
+    from nbdev.config import update_version
+    face = Path(sjepa_nb.__file__)
+    shutil.copy(face, tmp_path / "__init__.py")
+    update_version(tmp_path)
+    assert (tmp_path / "__init__.py").read_text() == face.read_text()
 
 
 def test_a_command_in_a_process_of_its_own_says_what_is_wrong():
