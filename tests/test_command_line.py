@@ -1,4 +1,4 @@
-"""The commands' words: help at once, options that agree with their classes, older spellings, the face."""
+"""The words of the commands: help at once, options and their classes, older spellings, the face."""
 import json
 import re
 import shutil
