@@ -18,7 +18,7 @@ def _explained(error):
     if isinstance(error, (ValueError, OSError)): return 2, str(error)
     import torch
 
-    from sjepa_nb.pretraining import TrainingError
+    from sjepa_nb.diagnostics import TrainingError
     if isinstance(error, TrainingError): return 3, str(error)
     if not isinstance(error, torch.OutOfMemoryError): return None
     first = str(error).splitlines()[0]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #118a2c78
+# %% ../nbs/05_trials.ipynb #f6d5fdd2
 import warnings
 from collections import Counter
 
