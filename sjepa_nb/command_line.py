@@ -12,7 +12,7 @@ import threading
 
 from .options import QUICK, Demo, Evaluate, Finetune, Plot, Pretrain, parse
 
-# %% ../nbs/23_command_line.ipynb #c46d3071
+# %% ../nbs/23_command_line.ipynb #77dccdda
 def _explained(error):
     "Exit code and words for an error that a user can mend; None for any other."
     if isinstance(error, (ValueError, OSError)): return 2, str(error)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #f6d5fdd2
+# %% ../nbs/05_trials.ipynb #c5b375ef
 import warnings
 from collections import Counter
 
