@@ -408,15 +408,15 @@ def test_wrong_commands(argv, says, tmp_path, capfd):
 
 
 def test_names_from_runs(weights, tmp_path):
-    from sjepa_nb.command_line import _pretrainings
+    from sjepa_nb.runs import weights_of
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(weights, run)
     about = dict(data=dict(samples=2072), training=dict(radius=.6))
     (run / "run.json").write_text(json.dumps(about))
-    assert list(_pretrainings([str(run)])) == ["16s-60%"]
+    assert list(weights_of([str(run)])) == ["16s-60%"]
     with pytest.raises(ValueError, match="two --weights are called 16s-60%"):
-        _pretrainings([str(run)] * 2)
+        weights_of([str(run)] * 2)
 
 
 # ---------------------------------------------------------------- real recordings
