@@ -6,7 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-# %% ../nbs/02_preprocessing.ipynb #44dfee48
+# %% ../nbs/02_preprocessing.ipynb #7f9148ec
 import math
 import re
 from dataclasses import dataclass, field

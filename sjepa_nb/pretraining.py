@@ -245,8 +245,8 @@ def existing(x, keep):
 def sample(out, x, masks, channels, number, generator, most) -> dict:
     "Of one batch, at most `most` hidden and visible tokens, their places, and the band powers that were hidden."
     n = out.target.shape[1] // int(masks.hidden.sum(1).max())
-    target, predicted = existing(out.target, out.keep), existing(out.predicted, out.keep)
-    context = existing(out.context, out.context_keep)
+    target, predicted = existing(out.target, out.exists), existing(out.predicted, out.exists)
+    context = existing(out.context, out.context_exists)
     hidden, visible = (token_places(chosen, channels, n) for chosen in (masks.hidden, masks.visible))
     row, channel = masks.hidden.nonzero(as_tuple=True)
     powers = band_powers(x)[masks.example[masks.context][row], channel].flatten(0, 1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL_RUNS', 'SCHEMES', 'SAME_PERSON', 'RECORDING_SUFFIX', 'Source', 'find_dataset', 'moabb_sources', 'file_sources']
 
-# %% ../nbs/03_sources.ipynb #9cf11e38
+# %% ../nbs/03_sources.ipynb #58cdc4a7
 import difflib
 import inspect
 import json
