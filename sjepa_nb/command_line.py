@@ -8,7 +8,6 @@ __all__ = ['INTERVAL', 'SIZE', 'TRAINING', 'DEFAULTS', 'LOCAL', 'KINDS', 'QUICK'
 
 # %% ../nbs/21_command_line.ipynb #2e7f9bc9
 import argparse
-import json
 import math
 import os
 import re
@@ -31,7 +30,7 @@ from sjepa_nb.evaluation import (
     plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores,
     summarise,
 )
-from .files import write_whole
+from .files import read_json, write_json, write_whole
 from .finetuning import SJEPAClassifier
 from .heads import FILTERS, HEADS, NORMS
 from .local_encoder import n_tokens
@@ -244,7 +243,7 @@ def _summary(run):
     write_whole(figure, lambda part: drawn.savefig(part, dpi=120, format="png"))
     plt.close(drawn)
     print(f"""
-{json.loads((run.folder / 'run.json').read_text(encoding='utf-8'))['status']}: {len(epochs)} epochs, {run.step} steps, {epochs.seconds.sum() / 60:.1f} minutes of training
+{read_json(run.folder / 'run.json')['status']}: {len(epochs)} epochs, {run.step} steps, {epochs.seconds.sum() / 60:.1f} minutes of training
   training loss      {epochs.train_loss.iloc[0]:.4f} → {epochs.train_loss.iloc[-1]:.4f}
   validation loss    {epochs.loss.iloc[0]:.4f} → {best.loss:.4f} at its best, epoch {int(best.epoch) + 1}
   blind predictors   {best.trivial:.4f} (mean target), {best.positional:.4f} (mean target of each place and second)
@@ -271,7 +270,7 @@ def _settle(given):
     given |= {k: [str(Path(p).resolve()) for p in given[k]] if k == "recordings" else str(Path(given[k]).resolve()) for k in ("recordings", "store") if given.get(k)}  # good from any folder
     if given.get("resume"):
         if not told.is_file(): raise ValueError(f"no run to resume in {out}")
-        saved = json.loads(told.read_text(encoding="utf-8"))
+        saved = read_json(told)
         other = [f"--{k.replace('_', '-')} {v} (was {saved.get(k, DEFAULTS[k])})" for k, v in given.items() if k not in LOCAL and v != saved.get(k, DEFAULTS[k])]
         if other and begun: raise ValueError(f"{out} was started with other options: {', '.join(other)}; resume without them, or start another run")
     elif begun: raise ValueError(f"{out} holds a run already: go on with --resume, or choose another --out")
@@ -280,7 +279,7 @@ def _settle(given):
     if not begun:
         _configs(options); _sources(options)  # wrong options leave no folder behind
         out.mkdir(parents=True, exist_ok=True)
-        write_whole(told, lambda part: Path(part).write_text(json.dumps({k: v for k, v in options.items() if k not in LOCAL}, indent=1), encoding="utf-8"))
+        write_json(told, {k: v for k, v in options.items() if k not in LOCAL})
     return options
 
 # %% ../nbs/21_command_line.ipynb #1219e863
@@ -313,7 +312,7 @@ def _pretraining(spec):
     if not given:
         told = file.parent / "run.json"
         if told.is_file():
-            run = json.loads(told.read_text(encoding="utf-8"))
+            run = read_json(told)
             name = f"{n_tokens(run['data']['samples'])}s-{run['training']['radius']:.0%}"
         else: name = file.stem if file.suffix else file.name
     if file.is_file(): SJEPA.load(file); return name, str(file)

@@ -37,7 +37,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .diagnostics import bandpass
-from .files import digest, write_whole
+from .files import digest, make_folder, read_json, write_json, write_whole
 from .finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from .heads import HEADS
 from .model import SJEPA
@@ -221,8 +221,8 @@ class Whole(nn.Module):
     def __init__(self, network): super().__init__(); self.network = network
     @property
     def new(self): return list(self.parameters())
-    def frozen(self, x): return x
-    def rest(self, x): return self.network(x)
+    def features(self, x): return x
+    def scores(self, x): return self.network(x)
     def forward(self, x): return self.network(x)
 
 class EEGNetClassifier(SJEPAClassifier):
@@ -344,11 +344,10 @@ def _dataset(task): return find_dataset(task.dataset) if isinstance(task.dataset
 # %% ../nbs/19_evaluation.ipynb #08140f32
 def _begin(out, told):
     "The table so far, after a look at whether it belongs to the same sweep."
-    try: out.mkdir(parents=True, exist_ok=True); (out / ".write").touch(); (out / ".write").unlink()
-    except OSError as e: raise OSError(f"cannot write to {out}: {e}") from e
+    make_folder(out)
     plain = json.loads(json.dumps(told, default=str))
     if (out / "sweep.json").is_file():
-        before = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+        before = read_json(out / "sweep.json")
         differs = [k for k in ("folds", "seed", "settings", "limits", "train_trials", "version") if before.get(k) != plain[k]]
         if differs: raise ValueError(f"{out} holds another sweep ({'; '.join(f'{k}: {before.get(k)} then, {plain[k]} now' for k in differs)}): choose another folder, or the same settings")
         old = before.get("weights", {})
@@ -357,7 +356,7 @@ def _begin(out, told):
         clash = [t["task"] for t in plain["tasks"] for b in before["tasks"] if (b["task"], b["dataset"]) == (t["task"], t["dataset"]) and b["scale"] != t["scale"]]
         if clash: raise ValueError(f"{out} holds {', '.join(clash)} with another scale: choose another folder")
         plain["weights"], plain["tasks"] = old | plain["weights"], before["tasks"] + [t for t in plain["tasks"] if t not in before["tasks"]]
-    write_whole(out / "sweep.json", lambda part: Path(part).write_text(json.dumps(plain, indent=1), encoding="utf-8"))
+    write_json(out / "sweep.json", plain)
     if not (out / "results.csv").is_file(): return None
     table = read_results(out / "results.csv")
     return table[table.error == ""]  # the rest is tried again

@@ -114,7 +114,7 @@ FEATURES = FeatureCache()
 
 # %% ../nbs/18_finetuning.ipynb #404b780e
 def _loss(net, strategy, x, y, smoothing=0.):
-    scores = net.rest(x) if strategy == "new" else net(x)
+    scores = net.scores(x) if strategy == "new" else net(x)
     return nn.functional.cross_entropy(scores, y, label_smoothing=smoothing)
 
 def train_epoch(net, strategy, x, y, optimiser, batch_size, generator, smoothing=0.) -> float:  # mean loss
@@ -235,7 +235,7 @@ def _begin_phase(net, phase, optimiser, epoch):
     if phase == "full" and len(net.old): optimiser.add_param_group(dict(params=net.old))
 
 @torch.no_grad()
-def _frozen(net, x): return net.eval().frozen(x)
+def _frozen(net, x): return net.eval().features(x)
 
 def fingerprint(net) -> str:
     "What the frozen features depend on: head, weights, statistics of the norm, precision."
@@ -545,7 +545,7 @@ def _learn_filters(self: SJEPAFeatures, x, y):
     if len(codes) != len(x): raise ValueError(f"{len(x)} trials and {len(codes)} labels")
     n = min(self.virtual_channels, x.shape[1])
     self.filters_ = SpatialAggregation(x.shape[1], n).requires_grad_(False).to(x.device)
-    self.filters_.start(x, torch.from_numpy(codes), self.filters)
+    self.filters_.learn_filters(x, torch.from_numpy(codes), self.filters)
     return self.filters_(x)
 
 @patch

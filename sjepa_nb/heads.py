@@ -22,7 +22,9 @@ from .positional_encoding import PositionalEncoding, spatial_code
 
 # %% ../nbs/17_heads.ipynb #c48a6710
 class SpatialAggregation(nn.Module):
-    "Weighted sums over the channels: `(batch, channels, …)` → `(batch, virtual channels, …)`. Paper, figure 3."
+    """Weighted sums over the channels. Paper, figure 3.
+
+    `(batch, channels, …)` → `(batch, virtual channels, …)`."""
     def __init__(self,
         n_channels: int,
         virtual_channels: int = 4,
@@ -45,8 +47,9 @@ def head_parameters(
     virtual_channels: int = 4,
     width: int = 64,  # numbers a token
 ) -> int:
-    "Parameters that a head adds: weights and biases of the spatial aggregation and of the linear layer."
-    return virtual_channels * (n_channels + 1) + (virtual_channels * n_tokens(n_samples) * width + 1) * n_classes
+    "Parameters that a head adds: weights and biases of aggregation and linear layer."
+    features = virtual_channels * n_tokens(n_samples) * width
+    return virtual_channels * (n_channels + 1) + (features + 1) * n_classes
 
 # %% ../nbs/17_heads.ipynb #2a81a45e
 class Placed(NamedTuple):
@@ -55,27 +58,39 @@ class Placed(NamedTuple):
     learned: tuple  # names of the channels whose row pre-training has learned
     computed: tuple  # names of those whose row is computed from their coordinates
 
+# %% ../nbs/17_heads.ipynb #1cfb2faa
+def _is_near(name, place, seen):
+    "Whether a montage has a channel of this name, less than 0.2 head radii away."
+    if name not in seen.names: return False
+    there = seen.positions[seen.index([name])[0]]
+    return ((there - place)**2).sum() < .2**2
+
+# %% ../nbs/17_heads.ipynb #f571abc4
 def place_channels(
     pretrained: PositionalEncoding,
     montage: Montage,  # of the recording
 ) -> Placed:
-    "The position rows of a recording's channels: learned where pre-training saw the channel (same name, less than 0.2 head radii away), else computed from its coordinates."
-    known = {n: i for i, n in enumerate(pretrained.montage.names)}
-    near = lambda n, p: n in known and ((pretrained.montage.positions[known[n]] - p)**2).sum() < .2**2
-    learned = [n for n, p in zip(montage.names, montage.positions) if near(n, p)]
-    position = PositionalEncoding(montage, pretrained.spatial.shape[1], pretrained.n_temporal)
-    rows = spatial_code(montage.positions, float(pretrained.scale), pretrained.spatial.shape[1]).to(pretrained.spatial)
-    if learned: rows[montage.index(learned)] = pretrained.spatial.detach()[pretrained.montage.index(learned)]
+    """The position rows of a recording's channels: learned where pre-training saw the channel
+    (same name, less than 0.2 head radii away), else computed from its coordinates."""
+    seen, width = pretrained.montage, pretrained.spatial.shape[1]
+    places = zip(montage.names, montage.positions)
+    learned = [n for n, place in places if _is_near(n, place, seen)]
+    computed = [n for n in montage.names if n not in learned]
+    rows = spatial_code(montage.positions, float(pretrained.scale), width).to(pretrained.spatial)
+    if learned: rows[montage.index(learned)] = pretrained.spatial.detach()[seen.index(learned)]
+    position = PositionalEncoding(montage, width, pretrained.n_temporal)
     position.spatial.data, position.scale = rows, pretrained.scale.clone()
-    return Placed(position, tuple(learned), tuple(n for n in montage.names if n not in learned))
+    return Placed(position, tuple(learned), tuple(computed))
 
 # %% ../nbs/17_heads.ipynb #04d8e1a7
 NORMS = "window", "frozen"
 
+# %% ../nbs/17_heads.ipynb #99e3f990
 class FrozenNorm(nn.Module):
-    "Standardise each feature map of each channel by statistics of the training trials: differences in amplitude between trials survive."
+    """Standardise each feature map of each channel by statistics of the training trials:
+    differences in amplitude between trials survive."""
     def __init__(self,
-        norm: nn.GroupNorm,  # whose scale and shift are kept
+        norm: nn.GroupNorm,  # whose weight and bias it takes over
         n_channels: int,
     ):
         super().__init__()
@@ -84,10 +99,10 @@ class FrozenNorm(nn.Module):
         self.register_buffer("var", torch.ones(n_channels, norm.num_channels))
 
     def forward(self, x):  # (batch × channels, maps, samples)
-        scale = self.weight * (self.var + self.eps).rsqrt()  # (channels, maps)
-        shift = self.bias - self.mean * scale
-        x = x.unflatten(0, (-1, len(scale)))
-        return (x * scale[..., None] + shift[..., None]).flatten(0, 1)
+        weight = self.weight * (self.var + self.eps).rsqrt()  # (channels, maps)
+        bias = self.bias - self.mean * weight
+        x = x.unflatten(0, (-1, len(weight)))
+        return (x * weight[..., None] + bias[..., None]).flatten(0, 1)
 
 # %% ../nbs/17_heads.ipynb #15e9f2b8
 @patch
@@ -101,7 +116,8 @@ def learn(self: FrozenNorm,
     total = squares = 0.
     for part in x.split(batch):
         maps = conv(part.reshape(-1, 1, x.shape[2])).unflatten(0, part.shape[:2]).double()
-        total, squares = total + maps.sum((0, 3)), squares + maps.square().sum((0, 3))
+        total = total + maps.sum((0, 3))
+        squares = squares + maps.square().sum((0, 3))
     count = len(x) * maps.shape[3]
     self.mean.copy_(total / count)
     self.var.copy_(squares / count - (total / count)**2)
@@ -116,12 +132,28 @@ class Dropout(nn.Module):
 
     def forward(self, x):
         if not (self.training and self.p): return x
-        keep = torch.rand(x.shape, generator=self.generator) >= self.p
-        return x * keep.to(x.device) / (1 - self.p)
+        stays = torch.rand(x.shape, generator=self.generator) >= self.p
+        return x * stays.to(x.device) / (1 - self.p)
 
 # %% ../nbs/17_heads.ipynb #3148e169
 HEADS = "contextual", "post-local", "pre-local"
 
+def _check_head(head, virtual_channels, norm):
+    "Raise `ValueError` for a head that cannot be."
+    if head not in HEADS: raise ValueError(f"a head is one of {', '.join(HEADS)}, not {head!r}")
+    if norm not in NORMS: raise ValueError(f"a norm is one of {', '.join(NORMS)}, not {norm!r}")
+    if virtual_channels < 1:
+        raise ValueError(f"at least one virtual channel is needed, not {virtual_channels}")
+
+def _check_places(head, n_channels, montage):
+    "Raise `ValueError` where the channels have no place, or the montage is of others."
+    if head == "contextual" and montage is None:
+        raise ValueError("the contextual head needs to know where the channels are: give their "
+                         "names or a montage; post-local and pre-local do without")
+    if montage is not None and len(montage) != n_channels:
+        raise ValueError(f"{n_channels} channels, and a montage of {len(montage)}")
+
+# %% ../nbs/17_heads.ipynb #d4e537a4
 class Downstream(nn.Module):
     """A pre-trained network with a head. Paper, figure 3.
 
@@ -138,41 +170,32 @@ class Downstream(nn.Module):
         dropout: float = 0.,  # of the numbers that the linear layer reads
     ):
         super().__init__()
-        _check_head(head, virtual_channels, n_channels, montage, norm)
-        self.head, self.placed = head, None
+        _check_head(head, virtual_channels, norm)
+        _check_places(head, n_channels, montage)
         config = pretrained.config if pretrained else SJEPAConfig()
+        self.head, self.placed = head, None
         self.spatial = SpatialAggregation(n_channels, virtual_channels)
         self.linear = nn.Linear(virtual_channels * n_tokens(n_samples) * config.width, n_classes)
         self.dropout = Dropout(dropout)
         self.local_encoder = LocalEncoder()
         if pretrained: self.local_encoder.load_state_dict(pretrained.local_encoder.state_dict())
         if norm == "frozen":
-            heard = virtual_channels if head == "pre-local" else n_channels
-            self.local_encoder.norm = FrozenNorm(self.local_encoder.norm, heard)
-        if head == "contextual": self._keep_context(montage, pretrained, config)
+            read = virtual_channels if head == "pre-local" else n_channels
+            self.local_encoder.norm = FrozenNorm(self.local_encoder.norm, read)
+        if head == "contextual": self._add_context(montage, pretrained, config)
 
-    def _keep_context(self, montage, pretrained, config):
-        "Add the position code and the contextual encoder."
-        if pretrained: self.placed = place_channels(pretrained.position, montage)
-        else: self.placed = Placed(PositionalEncoding(montage), (), montage.names)
-        self.position = self.placed.position
-        sizes = config.width, config.depth, config.heads, config.hidden, config.dropout
-        self.encoder = ContextualEncoder(*sizes)
-        if pretrained: self.encoder.load_state_dict(pretrained.encoder.state_dict())
+# %% ../nbs/17_heads.ipynb #aded4379
+@patch
+def _add_context(self: Downstream, montage, pretrained, config):
+    "Add the position code and the contextual encoder."
+    if pretrained: self.placed = place_channels(pretrained.position, montage)
+    else: self.placed = Placed(PositionalEncoding(montage), (), montage.names)
+    self.position = self.placed.position
+    sizes = config.width, config.depth, config.heads, config.hidden, config.dropout
+    self.encoder = ContextualEncoder(*sizes)
+    if pretrained: self.encoder.load_state_dict(pretrained.encoder.state_dict())
 
 # %% ../nbs/17_heads.ipynb #5d1e60a2
-def _check_head(head, virtual_channels, n_channels, montage, norm):
-    "Raise `ValueError` for a head that cannot be."
-    if head not in HEADS: raise ValueError(f"a head is one of {', '.join(HEADS)}, not {head!r}")
-    if norm not in NORMS: raise ValueError(f"a norm is one of {', '.join(NORMS)}, not {norm!r}")
-    if virtual_channels < 1:
-        raise ValueError(f"at least one virtual channel is needed, not {virtual_channels}")
-    if head == "contextual" and montage is None:
-        raise ValueError("the contextual head needs to know where the channels are: give their "
-                         "names or a montage; post-local and pre-local do without")
-    if montage is not None and len(montage) != n_channels:
-        raise ValueError(f"{n_channels} channels, and a montage of {len(montage)}")
-
 @patch(as_prop=True)
 def new(self: Downstream) -> list:
     "The parameters that pre-training knows nothing of, and that are to be trained."
@@ -187,7 +210,7 @@ def old(self: Downstream) -> list:
 
 # %% ../nbs/17_heads.ipynb #2416288f
 @patch
-def frozen(self: Downstream,
+def features(self: Downstream,
     x,  # (batch, channels, samples)
 ):  # (batch, channels, tokens, 64) from the contextual or the local encoder; pre-local: `x`
     "What comes before the new layers."
@@ -197,9 +220,10 @@ def frozen(self: Downstream,
     placed = (tokens + self.position(tokens.shape[2])).flatten(1, 2)
     return self.encoder(placed).unflatten(1, tokens.shape[1:3])
 
+# %% ../nbs/17_heads.ipynb #77a73220
 @patch
-def rest(self: Downstream,
-    features,  # from `frozen`
+def scores(self: Downstream,
+    features,  # from `features`
 ):  # (batch, classes)
     "From there to the scores of the classes."
     virtual = self.spatial(features)
@@ -209,19 +233,20 @@ def rest(self: Downstream,
 @patch
 def forward(self: Downstream, x):
     "Trials to scores."
-    return self.rest(self.frozen(x))
+    return self.scores(self.features(x))
 
 # %% ../nbs/17_heads.ipynb #d1b5be74
 FILTERS = "random", *FILTER_KINDS
 
+# %% ../nbs/17_heads.ipynb #3204e623
 @patch
 @torch.no_grad()
-def start(self: SpatialAggregation,
+def learn_filters(self: SpatialAggregation,
     x,  # (trials, channels, …) training trials: signals, or tokens
     y,  # (trials,) classes
     kind: str,  # of `spatial_filters`
 ):
-    "Compute the filters from trials, and hold them; each virtual channel has a standard deviation of 1."
+    "Compute the filters from trials and hold them; each virtual channel gets an SD of 1."
     signals, x = x.ndim == 3, x.flatten(2)
     seen = x.cpu().double().numpy()
     if kind == "csp" and signals: seen = bandpass(seen, *IMAGERY)
@@ -239,12 +264,12 @@ def start(self: Downstream,
     y,  # (trials,) classes
     filters: str = "random",  # "random", or a kind of `spatial_filters`
 ):
-    "Take from the training trials what is to be had before training: filters, and a frozen norm."
+    "Take from the training trials what is to be had before training: filters, a frozen norm."
     first, norm = self.local_encoder.convs[0], self.local_encoder.norm
-    before = self.head == "pre-local"
-    if before and filters != "random": self.spatial.start(x, y, filters)
+    before, from_data = self.head == "pre-local", filters != "random"
+    if before and from_data: self.spatial.learn_filters(x, y, filters)
     if isinstance(norm, FrozenNorm): norm.learn(first, self.spatial(x) if before else x)
-    if not before and filters != "random":
-        tokens = torch.cat([self.eval().frozen(part) for part in x.split(32)])
-        self.spatial.start(tokens, y, filters)
+    if from_data and not before:
+        tokens = torch.cat([self.eval().features(part) for part in x.split(32)])
+        self.spatial.learn_filters(tokens, y, filters)
     return self

@@ -38,7 +38,7 @@ from tqdm.auto import tqdm
 
 from .contextual_encoder import set_precision
 from .diagnostics import band_powers, centre_by, random_share, rankme, readable
-from .files import write_whole
+from .files import make_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .masking import FixedBudgetMask, Masks, SphereMask
 from .model import SJEPA, SJEPAConfig
@@ -461,8 +461,7 @@ def _open(self: Pretraining, resume):
         self.world.wait()
         if resume: self._restore(load_checkpoint(self.folder))
         return
-    try: self.folder.mkdir(parents=True, exist_ok=True); (self.folder / ".write").touch(); (self.folder / ".write").unlink()
-    except OSError as e: raise OSError(f"cannot write to {self.folder}: {e}") from e
+    make_folder(self.folder)
     columns = *EPOCH_COLUMNS, *[f"{p.name} {encoder}" for p in self.probes for encoder in ("local", "contextual")]
     self.steps_table, self.epochs_table = Table(self.folder / "steps.csv", STEP_COLUMNS), Table(self.folder / "epochs.csv", columns)
     self.lock = FileLock(self.folder / ".run.lock", timeout=0)
@@ -652,7 +651,7 @@ def _report(self: Pretraining, status):
     if not self.world.first: return
     about = dict(status=status, epochs=self.epoch, steps=self.step, best_epoch=self.best_epoch + 1, **{f"best_{self.config.select}": abs(self.best) if math.isfinite(self.best) else None}, **self._told(), data_described=self.store.describe(),
                  versions=dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__), device=self.device, processes=self.world.size, threads=torch.get_num_threads(), machine=f"{platform.machine()}, {os.cpu_count()} cores")
-    write_whole(self.folder / "run.json", lambda part: Path(part).write_text(json.dumps(about, indent=1), encoding="utf-8"))
+    write_json(self.folder / "run.json", about)
 
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
@@ -676,7 +675,7 @@ def plot_pretraining(
 def _best(folder, epochs):
     "The row of the epoch whose weights a run keeps."
     told = folder / "run.json"
-    number = json.loads(told.read_text(encoding="utf-8"))["best_epoch"] if told.is_file() else 0
+    number = read_json(told)["best_epoch"] if told.is_file() else 0
     return epochs.iloc[number - 1] if number else epochs.loc[(epochs.loss / epochs.positional).idxmin()]
 
 def _plot_run(axes, steps, epochs, name, colour, best):

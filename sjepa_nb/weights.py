@@ -7,7 +7,6 @@ __all__ = ['RULES', 'HEAD_NAMES', 'FEED_FORWARD', 'SIZES', 'braindecode_name', '
            'load_braindecode', 'to_braindecode', 'read_tensors', 'from_pretrained', 'save_pretrained']
 
 # %% ../nbs/20_weights.ipynb #c963c9a6
-import json
 import re
 import warnings
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .files import write_whole
+from .files import read_json, write_json, write_whole
 from .heads import Downstream, FrozenNorm
 from .model import SJEPA, SJEPAConfig
 from .montage import HEAD_RADIUS, LEE2019_CHANNELS, Montage, lee2019_montage
@@ -142,7 +141,7 @@ def from_pretrained(
         from huggingface_hub import snapshot_download
         folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["config.json", "model.safetensors"]))
     state = read_tensors(folder / "model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if (folder / "config.json").is_file() else {}
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     sizes = config.get("sjepa_nb") or {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config}
     model = SJEPA(montage or _rows_of(config, state), SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes}))
     report = load_braindecode(model, state)
@@ -170,4 +169,4 @@ def save_pretrained(
     chs = [dict(ch_name=n, kind="eeg", loc=(p * HEAD_RADIUS).tolist()) for n, p in zip(model.montage.names, model.montage.positions)]
     config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()} | dict(sjepa_nb=asdict(model.config), sfreq=128, n_chans=len(chs), chs_info=chs)
     write_whole(folder / "model.safetensors", lambda part: save_file(to_braindecode(model), part, metadata={"format": "pt"}))
-    write_whole(folder / "config.json", lambda part: Path(part).write_text(json.dumps(config, indent=1), encoding="utf-8"))
+    write_json(folder / "config.json", config)

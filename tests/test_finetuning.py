@@ -140,8 +140,8 @@ def test_the_best_epoch_comes_back(weights):
 def test_frozen_features_are_computed_once(weights, monkeypatch):
     X, y = trials(40)
     FEATURES.clear(); seen = []
-    frozen = Downstream.frozen
-    monkeypatch.setattr(Downstream, "frozen", lambda self, x: (seen.append(len(x)), frozen(self, x))[1])
+    features = Downstream.features
+    monkeypatch.setattr(Downstream, "features", lambda self, x: (seen.append(len(x)), features(self, x))[1])
     c = quick(weights, head="contextual", strategy="new", epochs=3)
     for rate in (1e-3, 1e-2): c.set_params(learning_rate=rate).fit(X[:30], y[:30])
     c.fit(X[10:], y[10:])
@@ -541,8 +541,8 @@ def test_features_are_the_models_tokens(weights, encoder, float32):
 def test_features_in_a_pipeline_are_computed_once(weights, monkeypatch, tmp_path):
     X, y = trials(40, strength=20.)
     FEATURES.clear(); seen = []
-    frozen = Downstream.frozen
-    monkeypatch.setattr(Downstream, "frozen", lambda self, x: (seen.append(len(x)), frozen(self, x))[1])
+    features = Downstream.features
+    monkeypatch.setattr(Downstream, "features", lambda self, x: (seen.append(len(x)), features(self, x))[1])
     weights.save(tmp_path / "weights.safetensors")
     pipe = make_pipeline(SJEPAFeatures(tmp_path / "weights.safetensors", channels=CHANNELS), LogisticRegression(max_iter=1000))
     search = GridSearchCV(pipe, {"logisticregression__C": [.1, 10.]}, cv=4).fit(X, y)

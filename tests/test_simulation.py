@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from sjepa_nb.montage import LEE2019_CHANNELS
-from sjepa_nb.montage import _cap
+from sjepa_nb.simulation import _cap
 from sjepa_nb.simulation import (
     SOURCES, SimulatedERP, SimulatedMI, SimulatedSSVEP, coloured_noise, draw_traits, leadfield,
     make_head, rhythm, scalp_potentials, scatter, simulated_datasets,
