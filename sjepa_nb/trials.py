@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #29c4cf87
+# %% ../nbs/05_trials.ipynb #84077af2
 import warnings
 from collections import Counter
 
