@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 from torch import distributed
 
-from .diagnostics import make_probe, simulated_probes
+from .diagnostics import TrainingError, make_probe, simulated_probes
 from sjepa_nb.evaluation import (
     NO_PRETRAINING, RESULTS, STRATEGIES, Pipeline, Task, cross_validate, default_metric, evaluate,
     plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores,
@@ -37,7 +37,7 @@ from .local_encoder import n_tokens
 from .model import PRESETS, SJEPA, TARGET_NORMS, SJEPAConfig, shipped_models
 from .preprocessing import Preprocessing, window_samples
 from sjepa_nb.pretraining import (
-    EPOCH_COLUMNS, SELECT, Pretraining, TrainingConfig, TrainingError, World, plot_pretraining,
+    EPOCH_COLUMNS, SELECT, Pretraining, TrainingConfig, World, plot_pretraining,
 )
 from .simulation import simulated_datasets
 from .sources import file_sources, find_dataset, moabb_sources
