@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #61c01db6
+# %% ../nbs/05_trials.ipynb #62945edb
 import warnings
 from collections import Counter
 
