@@ -39,7 +39,7 @@ class SJEPAConfig:
     hidden: int = 2048  # width of the feed-forward networks
     dropout: float = 0.  # the paper's transformers have 0.1, which rules the fast attention out
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
-    target_norm: str = "layer"  # one of `TARGET_NORMS`
+    target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
     def __post_init__(self):
         if not 1 <= self.average_layers <= self.depth:

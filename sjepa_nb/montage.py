@@ -472,15 +472,14 @@ def _unplaced(lost):
     return (f"channels without a position: {', '.join(lost)}; rename them to 10-20 names, give the "
             "recording a montage (raw.set_montage), or drop them (on_missing='drop')")
 
-# %% ../nbs/01_montage.ipynb #7f513688
+# %% ../nbs/01_montage.ipynb #dc52ec90
 def recording_montage(
     info: mne.Info,
     names: list[str] | None = None,  # channels to place; the EEG channels not marked bad when None
     on_missing: str = "raise",  # "raise", or "drop" for channels without a position
 ) -> tuple[Montage, list[str]]:  # and the recording's own names of its channels, in the same order
-    """Place a recording's channels: by name where the atlas knows it, else by the recording's
-    digitised position. Channels that are no electrodes by their names (`other_kind`) are left
-    out."""
+    """Place a recording's channels: by name where the atlas knows it, else as it was digitised.
+    Channels that are no electrodes by their names (`other_kind`) are left out."""
     if on_missing not in ("raise", "drop"):
         raise ValueError(f'on_missing is "raise" or "drop", not {on_missing!r}')
     if names is None: names = [info["ch_names"][i] for i in mne.pick_types(info, eeg=True)]

@@ -92,13 +92,15 @@ class TrainingConfig:
     warmup: float = .1  # share of all steps
     final_rate: float = .05  # last learning rate, as a share of the peak
     weight_decay: float = .01  # on matrices only
-    betas: tuple = (.9, .98)
+    betas: tuple = (.9, .98)  # of AdamW
     momentum: tuple = (.99, .9995)  # of the target encoder's EMA, at the first and the last step
     clip: float = 1.  # largest norm of the gradient
     patience: int = 10  # epochs without a better validation before the run stops
-    select: str = "relative"  # what the best epoch is chosen by: one of `SELECT`
+    # what the best epoch is chosen by: the validation loss beside the positional predictor's
+    # ("relative"), the loss alone ("loss", the paper's rule), or the probes ("probe")
+    select: str = "relative"
     probe_steps: int = 1000  # least number of steps between two looks at the probes
-    mask: str = "sphere"  # or "fixed budget"
+    mask: str = "sphere"  # how channels are hidden: "sphere", or "fixed budget"
     radius: float = .6  # of the masks, in head radii
     crop: int | None = None  # samples cut from each window, beginning anywhere; all when None
     seed: int = 0
