@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #ab5bf2f4
+# %% ../nbs/05_trials.ipynb #c46c91ad
 import warnings
 from collections import Counter
 
