@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pretraining_step import ROOT, chs_info, without_dropout  # also finds the stub that braindecode needs
+# also finds the stub that braindecode needs
+from pretraining_step import ROOT, chs_info, without_dropout
 from sjepa_nb.montage import lee2019_montage
 
 RESULTS = ROOT / "results" / "downstream_cost.csv"

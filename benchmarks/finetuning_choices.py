@@ -88,7 +88,8 @@ def measure(paradigm, subject, choice, n, strategy, weights):
 
 
 def arguments():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     p.add_argument("--part", choices=SUBJECTS, required=True)
     p.add_argument("--weights", help="a pre-trained model (default: random weights alone)")
     p.add_argument("--no-random", action="store_true", help="leave the random weights out")

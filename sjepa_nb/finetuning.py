@@ -69,7 +69,7 @@ FEW = 100  # training trials below which "auto" puts none aside
 
 def choose_parts(
     y,  # (trials,) classes
-    validation: float | str = "auto",  # share; 0: none; "auto": a fifth, or none of a `FEW` trials
+    validation: float | str = "auto",  # share; 0: none; "auto": a fifth, none below `FEW`
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:  # indices to train on, indices to validate on: none or some
     "Put trials aside where that leaves enough. Warns of fewer than 20 to validate on."
@@ -77,8 +77,8 @@ def choose_parts(
     if not validation: return np.arange(len(y)), np.arange(0)
     train, valid = split_validation(y, validation, seed)
     if len(valid) < 20:
-        message = (f"{len(valid)} validation trials decide when training stops: their loss is mostly "
-                   "luck; validation=0 trains a fixed number of epochs instead")
+        message = (f"{len(valid)} validation trials decide when training stops: their loss is "
+                   "mostly luck; validation=0 trains a fixed number of epochs instead")
         warnings.warn(message, stacklevel=2)
     return train, valid
 

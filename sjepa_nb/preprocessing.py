@@ -6,7 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-# %% ../nbs/02_preprocessing.ipynb #ec53f6b1
+# %% ../nbs/02_preprocessing.ipynb #e03b0ee4
 import math
 import re
 from dataclasses import dataclass, field
