@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #130ce2d2
+# %% ../nbs/05_trials.ipynb #83266411
 import warnings
 from collections import Counter
 

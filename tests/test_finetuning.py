@@ -39,7 +39,7 @@ from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
 CHANNELS = ("C3", "Cz", "C4", "Pz", "Oz", "Fz")
 SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=2)
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
-each_way = pytest.mark.parametrize("head,strategy", product(HEADS, ("new", "full")))
+each_way = pytest.mark.parametrize("head,strategy", [*product(HEADS, ("new", "full"))])
 
 
 @pytest.fixture(scope="module")
