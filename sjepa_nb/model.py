@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'PRESETS', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'shipped_models']
 
-# %% ../nbs/13_model.ipynb #bcbbfddf
+# %% ../nbs/13_model.ipynb #bfad09a1
 import copy
 import json
 from dataclasses import asdict, dataclass, fields
@@ -173,7 +173,7 @@ def save(self: SJEPA, path: str | Path):
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
-# %% ../nbs/13_model.ipynb #dd907337
+# %% ../nbs/13_model.ipynb #ad9e155a
 @patch(cls_method=True)
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`

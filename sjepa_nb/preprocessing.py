@@ -6,7 +6,7 @@
 __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUSIBLE', 'window_samples', 'find_defects',
            'find_extremes', 'check_microvolts', 'Preprocessing', 'Recording', 'preprocess']
 
-# %% ../nbs/02_preprocessing.ipynb #d846d2b1
+# %% ../nbs/02_preprocessing.ipynb #85e180e3
 import math
 import re
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALL_RUNS', 'SCHEMES', 'SAME_PERSON', 'RECORDING_SUFFIX', 'Source', 'find_dataset', 'moabb_sources', 'file_sources']
 
-# %% ../nbs/03_sources.ipynb #555d722e
+# %% ../nbs/03_sources.ipynb #d7c03fbf
 import difflib
 import inspect
 import json

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARADIGMS', 'make_paradigm', 'load_trials']
 
-# %% ../nbs/05_trials.ipynb #83266411
+# %% ../nbs/05_trials.ipynb #2b76a27a
 import warnings
 from collections import Counter
 
