@@ -1,10 +1,12 @@
-"""Which choices of S-JEPA's pre-training carry it? One training of thousands of steps for each, one change at a time.
+"""Which choices of S-JEPA's pre-training carry it? One training of thousands of steps for each.
 
-    OMP_NUM_THREADS=1 python benchmarks/pretraining_choices.py --work DIR [--only NAME …] [--steps 3000]
+    OMP_NUM_THREADS=1 python benchmarks/pretraining_choices.py --work DIR [--only NAME …]
 
-Simulated people 1 to 8 train, 9 to 12 are asked: a training is judged by what its frozen tokens are worth to the probes of
-page 08, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of
-every thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several processes may share DIR.
+Each changes one thing. Simulated people 1 to 8 train, 9 to 12 are asked: a training is judged by
+what its frozen tokens are worth to the probes of the page on diagnostics, not by its loss, since
+other targets have another loss. Rows are added to results/pretraining_choices.csv, those of every
+thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several
+processes may share DIR.
 """
 import argparse
 import os
@@ -21,15 +23,18 @@ from sjepa_nb.sources import moabb_sources
 from sjepa_nb.store import build_store, split_by_subject
 from sjepa_nb.diagnostics import simulated_probes
 from sjepa_nb.model import SJEPA, SJEPAConfig
-from sjepa_nb.pretraining import Pretraining, TrainingConfig, TrainingError
+from sjepa_nb.diagnostics import TrainingError
+from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import simulated_datasets
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-BASE = dict(size="4/8/256", length=152, interval=1.3, batch_size=32, learning_rate=5e-4, predictor_rate=4.,
-            momentum=(.99, .9995), target_norm="layer", mask="sphere", radius=.6, crop=None)
+BASE = dict(
+    size="4/8/256", length=152, interval=1.3, batch_size=32, learning_rate=5e-4, predictor_rate=4.,
+    momentum=(.99, .9995), target_norm="layer", mask="sphere", radius=.6, crop=None)
+OLD = dict(learning_rate=5e-5, predictor_rate=10., momentum=(.999, .9999))
 CHOICES = {
     "base": {},
-    "the old defaults' rates and momentum": dict(learning_rate=5e-5, predictor_rate=10., momentum=(.999, .9999)),
+    "the old defaults' rates and momentum": OLD,
     "targets centred": dict(target_norm="centred"),
     "rate 1e-4": dict(learning_rate=1e-4),
     "momentum 0.999 to 0.9999": dict(momentum=(.999, .9999)),
@@ -58,7 +63,8 @@ CHOICES = {
 def windows(work, length, interval):
     "The windows of people 1 to 8, built once, and of 9 and 10 to validate on."
     sources = [s for d in simulated_datasets(n_subjects=10, seed=0) for s in moabb_sources(d)]
-    store = build_store(work / f"windows-{length}-{interval}", sources, length=length, interval=interval, progress=False)
+    path = work / f"windows-{length}-{interval}"
+    store = build_store(path, sources, length=length, interval=interval, progress=False)
     return store, split_by_subject(store.index, valid=[9, 10])
 
 
@@ -80,77 +86,99 @@ def done():
 
 def about():
     "What a row says of where it was made."
-    return dict(torch=torch.__version__, processor=platform.machine(), threads=torch.get_num_threads())
+    return dict(
+        torch=torch.__version__, processor=platform.machine(), threads=torch.get_num_threads())
+
+
+def scores_of(model, probes):
+    "What a model's frozen tokens are worth."
+    set_precision(model, "auto", "cpu")
+    scores = {}
+    for probe in probes: scores |= probe(model)
+    return scores
 
 
 def untrained(seed, probes, montage):
     "The row of a network that has learned nothing."
     torch.manual_seed(seed)
     model = SJEPA(montage, SJEPAConfig.preset(BASE["size"]))
-    set_precision(model, "auto", "cpu")
-    scores = {}
-    for probe in probes: scores |= probe(model)
-    return dict(choice=f"untrained, seed {seed}", steps=0, **scores, **about())
+    return dict(choice=f"untrained, seed {seed}", steps=0, **scores_of(model, probes), **about())
 
 
 def given(name, probes):
     "The row of a model that is there already, such as a shipped one."
-    model = SJEPA.from_pretrained(name)
-    set_precision(model, "auto", "cpu")
-    scores = {}
-    for probe in probes: scores |= probe(model)
+    scores = scores_of(SJEPA.from_pretrained(name), probes)
     return dict(choice=f"model {Path(name).name}", **scores, **about())
+
+
+CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
+              "radius", "crop")
+KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 
 def train(choice, change, work, steps, probes):
     "One training; rows of the final state, and of the states on the way."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"])
-    config = TrainingConfig(
-        steps=s["steps"], patience=10_000, seed=s["seed"], batch_size=s["batch_size"], learning_rate=s["learning_rate"],
-        predictor_rate=s["predictor_rate"], momentum=s["momentum"], mask=s["mask"], radius=s["radius"], crop=s["crop"])
+    config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED})
     sizes = SJEPAConfig.preset(s["size"], target_norm=s["target_norm"])
     folder = work / "".join(c if c.isalnum() else "-" for c in choice)
-    run = Pretraining(store, split, folder, config, sizes, probes, (folder / "checkpoint.pt").exists(), progress=False)
+    resume = (folder / "checkpoint.pt").exists()
+    run = Pretraining(store, split, folder, config, sizes, probes, resume, progress=False)
     row, start = dict(choice=choice, **s), time.monotonic()
     try: run.run()
     except TrainingError as e: row["failed"] = str(e)[:80]
     row["seconds"] = round(time.monotonic() - start)
-    epochs = pd.read_csv(folder / "epochs.csv")
-    last, names = epochs.iloc[-1], list(epochs.columns[epochs.columns.get_loc("memory_gb") + 1:])
-    kept = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share", *names]
-    seen = epochs[epochs[names[0]].notna()]
-    curve = [dict(choice=choice, step=int(r.step) + 1, **{k: r[k] for k in kept}) for _, r in seen.iterrows()]
     run.model.save(folder / "last.safetensors")
-    return row | dict(steps=run.step, windows=len(split["train"]), **{k: last[k] for k in kept}, **about()), curve
+    last, curve = read(folder, choice)
+    return row | dict(steps=run.step, windows=len(split["train"]), **last, **about()), curve
+
+
+def read(folder, choice):
+    "What a run's table says of its last epoch, and of those in which the probes were asked."
+    epochs = pd.read_csv(folder / "epochs.csv")
+    names = list(epochs.columns[epochs.columns.get_loc("memory_gb") + 1:])
+    curve = []
+    for _, r in epochs[epochs[names[0]].notna()].iterrows():
+        curve.append(dict(choice=choice, step=int(r.step) + 1) | r[KEPT + names].to_dict())
+    return epochs.iloc[-1][KEPT + names].to_dict(), curve
+
+
+def ask(choice, args, probes, montage):
+    "Train, or make a random network, and write down what it is worth."
+    if choice.startswith("untrained"):
+        row = untrained(int(choice[-1]), probes, montage)
+        return append(args.work, "pretraining_choices.csv", [row])
+    row, curve = train(choice, CHOICES[choice], args.work, args.steps, probes)
+    append(args.work, "pretraining_choices.csv", [row])
+    append(args.work, "pretraining_curves.csv", curve)
+    told = {k: v for k, v in row.items() if k in ("choice", "loss", "seconds") or " " in k}
+    print(told, flush=True)
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
     p.add_argument("--only", nargs="*", help="names of choices (default: all)")
     p.add_argument("--steps", type=int, default=3000)
-    p.add_argument("--weights", nargs="*", default=[], help="models that are there already: ask them too, and train nothing")
+    p.add_argument("--weights", nargs="*", default=[],
+                   help="models that are there already: ask them too, and train nothing")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     probes = simulated_probes((9, 10, 11, 12))
-    for name in args.weights: append(args.work, "pretraining_choices.csv", [given(name, probes)])
+    for name in args.weights:
+        append(args.work, "pretraining_choices.csv", [given(name, probes)])
     if args.weights: return
     store, _ = windows(args.work, BASE["length"], BASE["interval"])
     for choice in [f"untrained, seed {k}" for k in range(3)] + list(CHOICES):
-        if choice in done() or args.only and choice not in args.only: continue
+        if choice in done(): continue
+        if args.only and choice not in args.only: continue
         lock = FileLock(args.work / f".{''.join(filter(str.isalnum, choice))}.lock")
         try: lock.acquire(timeout=0)
-        except Timeout: continue
+        except Timeout: continue  # another process is at it
         with lock:
-            if choice in done(): continue
-            if choice.startswith("untrained"):
-                append(args.work, "pretraining_choices.csv", [untrained(int(choice[-1]), probes, store.montage)])
-                continue
-            row, curve = train(choice, CHOICES[choice], args.work, args.steps, probes)
-            append(args.work, "pretraining_choices.csv", [row])
-            append(args.work, "pretraining_curves.csv", curve)
-            print({k: v for k, v in row.items() if k in ("choice", "loss", "seconds") or " " in k}, flush=True)
+            if choice not in done(): ask(choice, args, probes, store.montage)
 
 
 if __name__ == "__main__": main()

@@ -37,6 +37,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
 from .contextual_encoder import set_precision
+from .diagnostics import TrainingError
 from .files import digest, read_whole, write_whole
 from sjepa_nb.heads import (
     FILTERS, HEADS, NORMS, Downstream, Dropout, FrozenNorm, SpatialAggregation,
@@ -45,7 +46,6 @@ from .local_encoder import TOKEN_SAMPLES, n_tokens
 from .model import SJEPA, SJEPAConfig
 from .montage import Montage, named_montage, recording_montage
 from .preprocessing import SFREQ, check_microvolts
-from .pretraining import TrainingError
 
 # %% ../nbs/18_finetuning.ipynb #67a755bd
 def split_validation(

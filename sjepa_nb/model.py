@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'PRESETS', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'shipped_models']
 
-# %% ../nbs/13_model.ipynb #bfad09a1
+# %% ../nbs/13_model.ipynb #22322e4c
 import copy
 import json
 from dataclasses import asdict, dataclass, fields
@@ -39,7 +39,7 @@ class SJEPAConfig:
     hidden: int = 2048  # width of the feed-forward networks
     dropout: float = 0.  # the paper's transformers have 0.1, which rules the fast attention out
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
-    target_norm: str = "layer"  # one of `TARGET_NORMS`
+    target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
     def __post_init__(self):
         if not 1 <= self.average_layers <= self.depth:
@@ -173,7 +173,7 @@ def save(self: SJEPA, path: str | Path):
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
-# %% ../nbs/13_model.ipynb #ad9e155a
+# %% ../nbs/13_model.ipynb #a796eee6
 @patch(cls_method=True)
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`

@@ -7,9 +7,10 @@ __all__ = ['HEAD_RADIUS', 'ALIASES', 'EARS', 'REFERENCES', 'OTHER_KINDS', 'LEE20
            'canonical_name', 'other_kind', 'ChannelMatch', 'match_channels', 'Montage', 'named_montage',
            'lee2019_montage', 'flatten_positions', 'plot_montage', 'recording_montage']
 
-# %% ../nbs/01_montage.ipynb #6beec412
+# %% ../nbs/01_montage.ipynb #123ecb42
 import re
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ import mne
 import numpy as np
 from fastcore.basics import patch
 
-# %% ../nbs/01_montage.ipynb #6804b275
+# %% ../nbs/01_montage.ipynb #d49941d0
 @lru_cache(maxsize=1)
 def template_montage() -> mne.channels.DigMontage:
     "MNE's template of the extended 10-20 system, under whichever name this MNE knows it."
@@ -28,111 +29,159 @@ def template_montage() -> mne.channels.DigMontage:
         warnings.simplefilter("ignore", FutureWarning)  # MNE 1.13 announces the new name
         return mne.channels.make_standard_montage(name)
 
-# %% ../nbs/01_montage.ipynb #c9558d2b
+# %% ../nbs/01_montage.ipynb #27280f72
 HEAD_RADIUS = 0.0990569  # metres: the mean distance of the template's electrodes from its origin
 
+# %% ../nbs/01_montage.ipynb #87eb1d74
 @lru_cache(maxsize=1)
 def atlas() -> dict:
     "Every electrode of the template: name → position `(3,)` in head radii."
-    return {k: np.asarray(v) / HEAD_RADIUS for k, v in template_montage().get_positions()["ch_pos"].items()}
+    metres = template_montage().get_positions()["ch_pos"]
+    return {k: np.asarray(v) / HEAD_RADIUS for k, v in metres.items()}
 
-# %% ../nbs/01_montage.ipynb #3729b295
-ALIASES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}  # 10-20 names that the extended system renamed
-EARS = "a1", "a2", "m1", "m2"  # ears and mastoids
-REFERENCES = frozenset("ref re le ar avg av org cle ler ears a1a2 a1+a2 m1m2 m1+m2 cpz fcz".split()) | set(EARS)
-
-@lru_cache(maxsize=1)
-def _spellings():
-    return {**{k.lower(): k for k in atlas()}, **ALIASES}
-
+# %% ../nbs/01_montage.ipynb #69ba2c48
 def _derivation(name):
-    "The two parts of a channel's name, in lower case: `EEG Fp1-REF` → (`fp1`, `ref`); the second is empty where there is none."
+    """The two parts of a channel's name, in lower case: `EEG Fp1-REF` → (`fp1`, `ref`); the second
+    is empty where there is none."""
     bare = re.sub(r"^EEG[ _-]+|[.\s]+", "", name.strip(), flags=re.I).lower()
     first, _, second = bare.replace("_", "-").partition("-")
     return first, second
 
+# %% ../nbs/01_montage.ipynb #b96fc685
+# 10-20 names that the extended system renamed
+ALIASES = {"t3": "T7", "t4": "T8", "t5": "P7", "t6": "P8"}
+EARS = "a1", "a2", "m1", "m2"  # ears and mastoids
+REFERENCES = frozenset({
+    *"ref re le ar avg av org cle ler ears a1a2 a1+a2 m1m2 m1+m2 cpz fcz".split(), *EARS})
+
+@lru_cache(maxsize=1)
+def _spellings():
+    "The atlas's names by what they are in lower case, old names included."
+    return {**{k.lower(): k for k in atlas()}, **ALIASES}
+
+# %% ../nbs/01_montage.ipynb #9e1e9c23
 def canonical_name(
     name: str,  # as the recording writes it
     references=REFERENCES,  # what may stand behind the hyphen, in lower case
 ) -> str | None:  # as the atlas writes it; None when the atlas does not know the place
-    "The atlas's spelling of a channel's name: case, padding dots, `EEG ` prefixes, common references and old 10-20 names are resolved."
+    """The atlas's spelling of a channel's name: case, padding dots, `EEG ` prefixes, common
+    references and old 10-20 names are resolved."""
     first, second = _derivation(name)
-    if second and second not in references or first in EARS and second in EARS: return None
+    if second and second not in references: return None   # a bipolar derivation
+    if first in EARS and second in EARS: return None
     return _spellings().get(first)
 
-# %% ../nbs/01_montage.ipynb #ff54d935
+# %% ../nbs/01_montage.ipynb #df93a6b3
 OTHER_KINDS = {
     "ECG": r"e[ck]g|heart|hr|pulse|pleth?|ppg",
     "EOG": r"[hv]?eog|loc|roc|pg|e[12](?!\d)",
     "EMG": r"emg|chin|submental|mentalis|legs?|[lr]?lat|[lr]rat|tib|deltoid",
-    "respiration": r"resp|respiration|air|airflow|flow|nasal|thor|thorax|thoracic|chest|abd|abdo|abdomen|abdominal|snore|effort|rip|cpap|co2|etco2|capno",
+    "respiration": (r"resp|respiration|air|airflow|flow|nasal|thor|thorax|thoracic|chest|abd|abdo"
+                    r"|abdomen|abdominal|snore|effort|rip|cpap|co2|etco2|capno"),
     "oxygen": r"[so]?[ap]?o2|osat|sat",
-    "temperature, light, posture": r"temp|light|pos|position|posture|gsr|eda|acc[xyz]?|gyro[xyz]?",
-    "stimulus or marker": r"photic|phot|stim|sti|status|trig|trigger|event|events|marker|mk|annotations|pulserate|burst|bursts|supp|suppr|ibi|counter",
+    "temperature, light, posture": (r"temp|light|pos|position|posture|gsr|eda|acc[xyz]?"
+                                    r"|gyro[xyz]?"),
+    "stimulus or marker": (r"photic|phot|stim|sti|status|trig|trigger|event|events|marker|mk"
+                           r"|annotations|pulserate|burst|bursts|supp|suppr|ibi|counter"),
     "input beside the electrodes": r"dc|pol|aux|exg|erg|misc|vns|nc|spare|unused|bp",
     "electrode off the scalp": r"t[12](?!\d)|sp|c[34]p",
 }
 
+# %% ../nbs/01_montage.ipynb #27281769
 def other_kind(
     name: str,  # as the recording writes it
 ) -> str | None:  # what the channel is if it is no electrode of the scalp, else None
-    "What a channel is that is no electrode: heart, eyes, muscles, …, by the words of its name. None for electrodes and for names that say nothing."
+    """What a channel is that is no electrode: heart, eyes, muscles, …, by the words of its name.
+    None for electrodes and for names that say nothing."""
     first, second = _derivation(name)
     if first in EARS and second in EARS: return "difference of two references"
     if canonical_name(name): return None
     words = [w for w in re.split(r"[^a-z0-9+]+", name.lower()) if w not in REFERENCES | {"eeg", ""}]
     if all(w.isdigit() for w in words): return "input beside the electrodes"
     for kind, pattern in OTHER_KINDS.items():
-        if any(re.fullmatch(rf"(?:{pattern})(?:\d*|[lr]|left|right)", w) for w in words): return kind
+        numbered = rf"(?:{pattern})(?:\d*|[lr]|left|right)"
+        if any(re.fullmatch(numbered, w) for w in words): return kind
 
-# %% ../nbs/01_montage.ipynb #a06904bb
-def _of_another_system(names):
-    "Those of `names` that stand in numbered series (A1, A2, …) which the atlas does not know; empty where that is not most of them."
+# %% ../nbs/01_montage.ipynb #66fc85c0
+def _series(names):
+    "`names` by the letters before their number: A1, A2, … are one series."
     series = {}
     for n in names:
-        if stem := re.fullmatch(r"([a-z]+)'?\d+", _derivation(n)[0]): series.setdefault(stem[1], []).append(n)
-    unknown = lambda members: sum(not canonical_name(n) and other_kind(n) is None for n in members)
-    foreign = {n for members in series.values() if unknown(members) >= 3 for n in members}
+        stem = re.fullmatch(r"([a-z]+)'?\d+", _derivation(n)[0])
+        if stem: series.setdefault(stem[1], []).append(n)
+    return series
+
+# %% ../nbs/01_montage.ipynb #2b71ff36
+def _of_another_system(names):
+    """Those of `names` that stand in numbered series (A1, A2, …) which the atlas does not know;
+    empty where that is not most of them."""
+    foreign = set()
+    for members in _series(names).values():
+        unknown = [n for n in members if not canonical_name(n) and other_kind(n) is None]
+        if len(unknown) >= 3: foreign.update(members)
     return foreign if len(foreign) >= 16 and 2 * len(foreign) > len(names) else set()
 
-# %% ../nbs/01_montage.ipynb #d0f22e91
+# %% ../nbs/01_montage.ipynb #2dba66a6
 @dataclass(frozen=True)
 class ChannelMatch:
-    "What became of a recording's channels: `matched` name → atlas name, and the names that stayed `unmatched`."
+    """What became of a recording's channels: `matched` name → atlas name, and the names that
+    stayed `unmatched`."""
     matched: dict
     unmatched: tuple
 
     def __str__(self):
+        known, total = len(self.matched), len(self.matched) + len(self.unmatched)
+        text = f"{known} of {total} channels are known places"
         renamed = [f"{k}→{v}" for k, v in self.matched.items() if k != v]
-        text = f"{len(self.matched)} of {len(self.matched) + len(self.unmatched)} channels are known places"
-        if renamed: text += f", {len(renamed)} under another spelling ({', '.join(renamed[:4])}{', …' if len(renamed) > 4 else ''})"
+        more = ", …" if len(renamed) > 4 else ""
+        if renamed:
+            text += f", {len(renamed)} under another spelling ({', '.join(renamed[:4])}{more})"
         if self.unmatched: text += f"; not known: {', '.join(self.unmatched)}"
         return text
 
-# %% ../nbs/01_montage.ipynb #f65fff13
+# %% ../nbs/01_montage.ipynb #b8b91d76
 def _references_of(names):
-    "What stands behind the hyphen and is a common reference: the known ones, and an electrode that at least three and most derivations share; a scalp electrode that begins a derivation is none."
+    """What stands behind the hyphen and is a common reference: the known ones, and an electrode
+    that at least three and most derivations share; a scalp electrode that begins a derivation is
+    none."""
     parts = [_derivation(n) for n in names]
-    seconds = [b for _, b in parts if b]
-    shared = {b for b in seconds if seconds.count(b) >= max(3, len(seconds) / 2) and b in _spellings()}
-    return (REFERENCES | shared) - {a for a, b in parts if b and a not in EARS}
+    seconds = Counter(b for _, b in parts if b)
+    enough = max(3, seconds.total() / 2)
+    shared = {b for b, n in seconds.items() if n >= enough and b in _spellings()}
+    begins = {a for a, b in parts if b and a not in EARS}
+    return (REFERENCES | shared) - begins
 
+# %% ../nbs/01_montage.ipynb #290f9aee
+def _atlas_names(names):
+    "Name → the atlas's name, or None where it has none."
+    references = _references_of(names)
+    found = {n: canonical_name(n, references) for n in names}
+    if not _of_another_system(names): return found
+    return {n: None if re.search(r"\d", n) else v for n, v in found.items()}   # a Cz is a Cz
+
+# %% ../nbs/01_montage.ipynb #bb13df9e
+def _repeated(values):
+    "The values that occur more than once, sorted."
+    return sorted(v for v, n in Counter(values).items() if n > 1)
+
+# %% ../nbs/01_montage.ipynb #50163567
 def match_channels(
     names: list[str],  # a recording's channel names
 ) -> ChannelMatch:
-    "Match channel names to the atlas; none of a set of another system's names. Raises `ValueError` where two channels are the same place."
-    if len(set(names)) < len(names): raise ValueError(f"duplicate channel names: {', '.join(sorted({n for n in names if list(names).count(n) > 1}))}")
-    references = _references_of(names)
-    found = {n: canonical_name(n, references) for n in names}
-    if _of_another_system(names): found = {n: None if re.search(r"\d", n) else place for n, place in found.items()}   # a Cz is a Cz
-    places = [v for v in found.values() if v]
-    twice = sorted({v for v in places if places.count(v) > 1})
-    if twice:
-        who = {v: [k for k, w in found.items() if w == v] for v in twice}
-        raise ValueError("duplicate channel names: " + "; ".join(f"{' and '.join(k)} are both {v}" for v, k in who.items()) + ": drop or rename one")
-    return ChannelMatch({k: v for k, v in found.items() if v}, tuple(k for k, v in found.items() if not v))
+    """Match channel names to the atlas; none of a set of another system's names. Raises
+    `ValueError` where two channels are the same place."""
+    if _repeated(names): raise ValueError(f"duplicate channel names: {', '.join(_repeated(names))}")
+    found = _atlas_names(names)
+    matched = {n: place for n, place in found.items() if place}
+    collisions = []
+    for place in _repeated(matched.values()):
+        who = [n for n in matched if matched[n] == place]
+        collisions.append(f"{' and '.join(who)} are both {place}")
+    if collisions:
+        raise ValueError(f"duplicate channel names: {'; '.join(collisions)}: drop or rename one")
+    return ChannelMatch(matched, tuple(n for n in found if n not in matched))
 
-# %% ../nbs/01_montage.ipynb #49d225cf
+# %% ../nbs/01_montage.ipynb #d9962f69
 @dataclass(frozen=True, eq=False)
 class Montage:
     "An ordered set of channels: `names`, and `positions` `(channels, 3)` in head radii."
@@ -140,69 +189,99 @@ class Montage:
     positions: np.ndarray
 
     def __post_init__(self):
+        positions = np.array(self.positions, dtype=np.float64).reshape(-1, 3)
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "positions", np.array(self.positions, dtype=np.float64).reshape(-1, 3))
-        if len(self.names) != len(self.positions): raise ValueError(f"{len(self.names)} names for {len(self.positions)} positions")
-        if len(set(self.names)) < len(self.names): raise ValueError(f"duplicate channel names: {sorted({n for n in self.names if self.names.count(n) > 1})}")
-        lost = [n for n, p in zip(self.names, self.positions) if not np.isfinite(p).all()]
+        object.__setattr__(self, "positions", positions)
+        if len(self) != len(positions):
+            raise ValueError(f"{len(self)} names for {len(positions)} positions")
+        if _repeated(self.names):
+            raise ValueError(f"duplicate channel names: {_repeated(self.names)}")
+        lost = [n for n, p in zip(self.names, positions) if not np.isfinite(p).all()]
         if lost: raise ValueError(f"channels without a position: {', '.join(lost)}")
 
     def __len__(self): return len(self.names)
-    def __eq__(self, other): return isinstance(other, Montage) and self.names == other.names and np.allclose(self.positions, other.positions, atol=1e-6)
     def __hash__(self): return hash(self.names)
-    def __repr__(self): return f"Montage({len(self)} channels: {', '.join(self.names[:6])}{', …' if len(self) > 6 else ''})"
+    def __eq__(self, other):
+        if not isinstance(other, Montage) or self.names != other.names: return False
+        return np.allclose(self.positions, other.positions, atol=1e-6)
+    def __repr__(self):
+        more = ", …" if len(self) > 6 else ""
+        return f"Montage({len(self)} channels: {', '.join(self.names[:6])}{more})"
 
-# %% ../nbs/01_montage.ipynb #7fcfd9ad
+# %% ../nbs/01_montage.ipynb #9a8842b3
+def named_montage(
+    names: list[str],  # names in any spelling
+) -> Montage:
+    """The montage of channels that the atlas knows. Raises `ValueError` naming those that it does
+    not."""
+    match = match_channels(names)
+    if match.unmatched:
+        raise ValueError(f"channels without a position: {', '.join(match.unmatched)}; "
+                         f"the atlas of {len(atlas())} electrodes does not know them")
+    places = [match.matched[n] for n in names]
+    return Montage(places, [atlas()[p] for p in places])
+
+# %% ../nbs/01_montage.ipynb #779a1115
 @patch
 def index(self: Montage, names) -> np.ndarray:  # (len(names),) rows
     "The rows of the channels `names`. Raises `ValueError` for a name that is not here."
     row = {n: i for i, n in enumerate(self.names)}
     unknown = [n for n in names if n not in row]
-    if unknown: raise ValueError(f"not in this montage of {len(self)} channels: {', '.join(unknown)}")
+    if unknown:
+        raise ValueError(f"not in this montage of {len(self)} channels: {', '.join(unknown)}")
     return np.array([row[n] for n in names], dtype=np.int64)
 
+# %% ../nbs/01_montage.ipynb #9cdec0f9
 @patch
 def select(self: Montage, names) -> Montage:
     "The montage of the channels `names`, in that order."
     return Montage(tuple(names), self.positions[self.index(names)])
 
+# %% ../nbs/01_montage.ipynb #fc32533a
 @patch
 def union(self: Montage, other: Montage) -> Montage:
-    "This montage, followed by the channels that only `other` has. Raises `ValueError` where one name is two places."
+    """This montage, followed by the channels that only `other` has. Raises `ValueError` where one
+    name is two places."""
     both = [n for n in other.names if n in self.names]
-    apart = np.linalg.norm(self.positions[self.index(both)] - other.positions[other.index(both)], axis=1) > .2
-    if apart.any(): raise ValueError(f"the same name at different places in two recordings: {', '.join(np.array(both)[apart])}; rename the channels of one")
+    apart = self.positions[self.index(both)] - other.positions[other.index(both)]
+    wrong = np.array(both)[np.linalg.norm(apart, axis=1) > .2]
+    if len(wrong):
+        raise ValueError("the same name at different places in two recordings: "
+                         f"{', '.join(wrong)}; rename the channels of one")
     new = [i for i, n in enumerate(other.names) if n not in self.names]
-    return Montage(self.names + tuple(other.names[i] for i in new), np.concatenate([self.positions, other.positions[new]]))
+    return Montage(self.names + tuple(other.names[i] for i in new),
+                   np.concatenate([self.positions, other.positions[new]]))
 
-# %% ../nbs/01_montage.ipynb #2e4e9f4a
-def named_montage(
-    names: list[str],  # names in any spelling
-) -> Montage:
-    "The montage of channels that the atlas knows. Raises `ValueError` naming those that it does not."
-    match = match_channels(names)
-    if match.unmatched: raise ValueError(f"channels without a position: {', '.join(match.unmatched)}; the atlas of {len(atlas())} electrodes does not know them")
-    places = [match.matched[n] for n in names]
-    return Montage(places, [atlas()[p] for p in places])
-
-# %% ../nbs/01_montage.ipynb #ff271ae3
-LEE2019_CHANNELS = tuple("""Fp1 Fp2 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8 TP9 CP5 CP1 CP2 CP6 TP10 P7 P3 Pz P4 P8 PO9 O1 Oz O2
-    PO10 FC3 FC4 C5 C1 C2 C6 CP3 CPz CP4 P1 P2 POz FT9 FTT9h TTP7h TP7 TPP9h FT10 FTT10h TPP8h TP8 TPP10h F9 F10 AF7 AF3 AF4 AF8 PO3 PO4""".split())
+# %% ../nbs/01_montage.ipynb #a29b1b26
+LEE2019_CHANNELS = tuple("""
+    Fp1 Fp2 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8 TP9 CP5 CP1 CP2 CP6 TP10 P7 P3 Pz P4 P8
+    PO9 O1 Oz O2 PO10 FC3 FC4 C5 C1 C2 C6 CP3 CPz CP4 P1 P2 POz FT9 FTT9h TTP7h TP7 TPP9h FT10
+    FTT10h TPP8h TP8 TPP10h F9 F10 AF7 AF3 AF4 AF8 PO3 PO4""".split())
 
 def lee2019_montage() -> Montage:
     "The 62 EEG channels of Lee2019 (Lee et al. 2019, GigaScience 8(5))."
     return named_montage(LEE2019_CHANNELS)
 
-# %% ../nbs/01_montage.ipynb #3950d497
+# %% ../nbs/01_montage.ipynb #03e869e8
 def flatten_positions(
     positions: np.ndarray,  # (channels, 3), head radii
 ) -> np.ndarray:  # (channels, 2): x to the right ear, y to the nose; 1 is 90 degrees from the top
     "Azimuthal equidistant projection of positions, as seen from above."
     p = np.asarray(positions, dtype=float)
-    angle = np.arctan2(np.hypot(p[:, 0], p[:, 1]), p[:, 2])
-    return (angle / (np.pi / 2))[:, None] * p[:, :2] / np.maximum(np.hypot(p[:, 0], p[:, 1]), 1e-9)[:, None]
+    beside = np.hypot(p[:, 0], p[:, 1])   # distance from the axis through the top
+    angle = np.arctan2(beside, p[:, 2])
+    return (angle / (np.pi / 2))[:, None] * p[:, :2] / np.maximum(beside, 1e-9)[:, None]
 
-# %% ../nbs/01_montage.ipynb #e3cb30b4
+# %% ../nbs/01_montage.ipynb #86b0a253
+def _draw_head(ax):
+    "The outline of a head from above, nose up, without axes."
+    t = np.linspace(0, 2 * np.pi, 200)
+    ax.plot(np.cos(t), np.sin(t), color="0.6", lw=1)
+    ax.plot([-.09, 0, .09], [.995, 1.1, .995], color="0.6", lw=1)
+    ax.set_aspect("equal")
+    ax.axis("off")
+
+# %% ../nbs/01_montage.ipynb #0c277c24
 def plot_montage(
     montage: Montage,
     values=None,  # (channels,) a colour for each channel
@@ -215,141 +294,202 @@ def plot_montage(
 ):  # the figure
     "The channels seen from above, nose up."
     if ax is None: _, ax = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
+    _draw_head(ax)
     xy = flatten_positions(montage.positions)
-    t = np.linspace(0, 2 * np.pi, 200)
-    ax.plot(np.cos(t), np.sin(t), color="0.6", lw=1)
-    ax.plot([-.09, 0, .09], [.995, 1.1, .995], color="0.6", lw=1)
-    dots = ax.scatter(*xy.T, c="0.88" if values is None else values, cmap=None if values is None else cmap, s=size, edgecolors="0.4", linewidths=.5, zorder=2, **kwargs)
-    if names:
-        for n, (x, y) in zip(montage.names, xy): ax.text(x, y + .045, n, ha="center", fontsize=6.5, zorder=3)
+    colours = dict(c="0.88") if values is None else dict(c=values, cmap=cmap)
+    dots = ax.scatter(*xy.T, s=size, edgecolors="0.4", linewidths=.5, zorder=2, **colours, **kwargs)
+    for n, (x, y) in zip(montage.names if names else (), xy):
+        ax.text(x, y + .045, n, ha="center", fontsize=6.5, zorder=3)
     if values is not None and label: ax.figure.colorbar(dots, ax=ax, shrink=.6, label=label)
-    ax.set_aspect("equal"); ax.axis("off")
     return ax.figure
 
-# %% ../nbs/01_montage.ipynb #7a305412
+# %% ../nbs/01_montage.ipynb #9ff3760a
 @patch
 def distances(self: Montage) -> np.ndarray:  # (channels, channels), head radii
     "Euclidean distance between every two channels, through the head."
     return np.linalg.norm(self.positions[:, None] - self.positions[None], axis=-1)
 
-# %% ../nbs/01_montage.ipynb #54ad7db2
-def _digitised(info):
-    "Positions that the recording itself carries, by name, in head radii and the template's frame."
-    names = [c["ch_name"] for c in info["chs"] if np.isfinite(c["loc"][:3]).all() and np.any(c["loc"][:3])]
-    if not names: return {}
-    with mne.utils.use_log_level("ERROR"):
-        to_head = mne.channels.compute_native_head_t(template_montage())
-        own = mne.pick_info(info, [info["ch_names"].index(n) for n in names])
-        points = np.array([c["loc"][:3] for c in own["chs"]])
-        if len(names) >= 16: points = _onto(points, mne.transforms.apply_trans(to_head["trans"], np.array(list(atlas().values())) * HEAD_RADIUS))
-        back = mne.transforms.apply_trans(np.linalg.inv(to_head["trans"]), points)
-    return dict(zip(names, back / HEAD_RADIUS))
-
-def _onto(points, template):
-    "`points` `(n, 3)` scaled to the radius of `template` `(m, 3)`, and moved to its centre where theirs is clearly another."
-    (c, r), (centre, radius) = _sphere(points), _sphere(template)
-    away = centre - c * radius / r
-    return points * radius / r + (away if .25 * radius < np.linalg.norm(away) < radius else 0.)
-
+# %% ../nbs/01_montage.ipynb #5c38a1ad
 def _sphere(points):
     "Centre and radius of the sphere that fits `points` `(n, 3)` best, by linear least squares."
     A = np.c_[2 * points, np.ones(len(points))]
     c = np.linalg.lstsq(A, (points**2).sum(1), rcond=None)[0]
     return c[:3], np.sqrt(c[3] + (c[:3]**2).sum())
 
-# %% ../nbs/01_montage.ipynb #21dd0d88
+# %% ../nbs/01_montage.ipynb #87e1905e
+def _onto(points, template):
+    """`points` `(n, 3)` scaled to the radius of `template` `(m, 3)`, and moved to its centre where
+    theirs is clearly another."""
+    (c, r), (centre, radius) = _sphere(points), _sphere(template)
+    away = centre - c * radius / r
+    another = .25 * radius < np.linalg.norm(away) < radius
+    return points * radius / r + (away if another else 0.)
+
+# %% ../nbs/01_montage.ipynb #c3a755a1
+def _digitised(info):
+    """Positions that the recording itself carries, by name, in head radii and the template's
+    frame."""
+    placed = [c for c in info["chs"] if np.isfinite(c["loc"][:3]).all() and np.any(c["loc"][:3])]
+    if not placed: return {}
+    points = np.array([c["loc"][:3] for c in placed])
+    with mne.utils.use_log_level("ERROR"):
+        to_head = mne.channels.compute_native_head_t(template_montage())["trans"]
+        template = np.array(list(atlas().values())) * HEAD_RADIUS
+        if len(placed) >= 16: points = _onto(points, mne.transforms.apply_trans(to_head, template))
+        back = mne.transforms.apply_trans(np.linalg.inv(to_head), points)
+    return {c["ch_name"]: p for c, p in zip(placed, back / HEAD_RADIUS)}
+
+# %% ../nbs/01_montage.ipynb #0aa9ece8
+def _fit(points, targets):
+    """Factor and shift `(3,)` that bring `points` nearest to `targets`, both `(n, 3)`; a minority
+    of wrong targets does not move them."""
+    weight, factor, shift = np.ones(len(points)), 1., np.zeros(3)
+    for _ in range(20):
+        mp, mt = np.average(points, 0, weight), np.average(targets, 0, weight)
+        p, t = points - mp, targets - mt
+        factor = (weight @ (p * t).sum(1)) / (weight @ (p**2).sum(1))
+        shift = mt - factor * mp
+        distance = np.linalg.norm(factor * points + shift - targets, axis=1)
+        weight = 1 / np.maximum(distance, .02)
+    return factor, shift
+
+# %% ../nbs/01_montage.ipynb #2b207758
 def _aligned(own, matched):
-    "Digitised places `own`, shifted and scaled to where the atlas has the names that `matched`; a minority of wrong names does not move them."
+    """Digitised places `own`, moved and resized to where the atlas has the names that `matched`; a
+    minority of wrong names does not move them."""
     both = [n for n in matched if n in own]
     if len(both) < 16: return own
-    p, a = np.array([own[n] for n in both]), np.array([atlas()[matched[n]] for n in both])
-    weight, scale, shift = np.ones(len(both)), 1., np.zeros(3)
-    for _ in range(20):   # least squares, again and again with less weight for what is far: nearly least distances
-        mp, ma = np.average(p, 0, weight), np.average(a, 0, weight)
-        scale = (weight @ ((p - mp) * (a - ma)).sum(1)) / (weight @ ((p - mp)**2).sum(1))
-        shift = ma - scale * mp
-        weight = 1 / np.maximum(np.linalg.norm(scale * p + shift - a, axis=1), .02)
-    if not .5 < scale < 2: return own   # mirrored or turned: no shift makes it right
-    return {n: scale * v + shift for n, v in own.items()}
+    points = np.array([own[n] for n in both])
+    factor, shift = _fit(points, np.array([atlas()[matched[n]] for n in both]))
+    if not .5 < factor < 2: return own   # mirrored or turned: no shift makes it right
+    return {n: factor * v + shift for n, v in own.items()}
 
+# %% ../nbs/01_montage.ipynb #3de2cc1c
 def _elsewhere(matched, own):
-    "Channels whose digitised place `own` is far from the atlas's place of that name; none where that is most of them: their frame is another."
-    far = {n for n, place in matched.items() if n in own and np.linalg.norm(own[n] - atlas()[place]) > .5}
+    """Channels whose digitised place `own` is far from the atlas's place of that name; none where
+    that is most of them: their frame is another."""
+    both = [n for n in matched if n in own]
+    far = {n for n in both if np.linalg.norm(own[n] - atlas()[matched[n]]) > .5}
     return far if 16 <= len(own) >= 2 * len(far) else set()
 
-# %% ../nbs/01_montage.ipynb #a88b917e
-@lru_cache(maxsize=None)
-def _cap(name):
-    "The places of one of MNE's caps, by electrode, in head radii and the template's frame."
-    cap = mne.channels.make_standard_montage(name)
-    return _digitised(mne.create_info(cap.ch_names, 128., "eeg").set_montage(cap, verbose="ERROR"))
-
-def _cap_of(names):
-    "The name of the cap to which a whole set of names belongs: BioSemi's of 128, 160 or 256, EGI's of 32, 64, 128 or 256; None if there is none, or three quarters of it are not here."
-    bare = {_derivation(n)[0] for n in names}
+# %% ../nbs/01_montage.ipynb #ac29a859
+def _biosemi(bare):
+    "BioSemi's cap whose letters the electrodes `bare` have: A to D, A to E, or A to H."
     letters = {n[0] for n in bare if re.fullmatch(r"[a-h](?:[1-9]|[12]\d|3[0-2])", n)}
-    numbers = [int(n[1:]) for n in bare if re.fullmatch(r"e[1-9]\d*", n)]
-    size = {"abcd": 128, "abcde": 160, "abcdefgh": 256}.get("".join(sorted(letters)))
-    if size and len(bare) >= .75 * size: return f"biosemi{size}"
-    size = next((s for s in (32, 64, 128, 256) if numbers and max(numbers) <= s + 1), 0)
-    nets = {32: "GSN-HydroCel-32", 64: "GSN-HydroCel-65_1.0", 128: "GSN-HydroCel-129", 256: "GSN-HydroCel-257"}
-    if size and len(numbers) >= .75 * size: return nets[size]
+    sizes = {"abcd": 128, "abcde": 160, "abcdefgh": 256}
+    size = sizes.get("".join(sorted(letters)))
+    return f"biosemi{size}" if size and len(bare) >= .75 * size else None
 
+# %% ../nbs/01_montage.ipynb #c4895541
+_EGI_NETS = {32: "GSN-HydroCel-32", 64: "GSN-HydroCel-65_1.0", 128: "GSN-HydroCel-129",
+             256: "GSN-HydroCel-257"}
+
+def _egi(bare):
+    "EGI's smallest net that has the numbers of the electrodes `bare`."
+    numbers = [int(n[1:]) for n in bare if re.fullmatch(r"e[1-9]\d*", n)]
+    for size, net in _EGI_NETS.items():
+        if not numbers or max(numbers) > size + 1: continue
+        return net if len(numbers) >= .75 * size else None
+
+# %% ../nbs/01_montage.ipynb #6c496694
+def _cap_of(names):
+    """The name of the cap to which a whole set of names belongs: BioSemi's of 128, 160 or 256,
+    EGI's of 32, 64, 128 or 256; None if there is none, or three quarters of it are not here."""
+    bare = {_derivation(n)[0] for n in names}
+    return _biosemi(bare) or _egi(bare)
+
+# %% ../nbs/01_montage.ipynb #11dd3249
+@lru_cache(maxsize=None)
+def _cap_positions(cap):
+    "The places of one of MNE's caps, by electrode, in head radii and the template's frame."
+    cap = mne.channels.make_standard_montage(cap)
+    info = mne.create_info(cap.ch_names, 128., "eeg")
+    return _digitised(info.set_montage(cap, verbose="ERROR"))
+
+# %% ../nbs/01_montage.ipynb #98c0a0eb
 def _cap_places(names):
-    "Where the cap to which `names` belong has them, by name; empty where there is no such cap. An EGI net's last number is its Cz."
+    """Where the cap to which `names` belongs has them, by name; empty where there is no such cap.
+    An EGI net's last number is its Cz."""
     cap = _cap_of(names)
     if not cap: return {}
-    places = {k.lower(): v for k, v in _cap(cap).items()}
+    places = {k.lower(): v for k, v in _cap_positions(cap).items()}
     if "cz" in places: places[f"e{len(places)}"] = places["cz"]
-    return {n: places[_derivation(n)[0]] for n in names if _derivation(n)[0] in places}
+    bare = {n: _derivation(n)[0] for n in names}
+    return {n: places[b] for n, b in bare.items() if b in places}
 
-# %% ../nbs/01_montage.ipynb #f0b34a1d
+# %% ../nbs/01_montage.ipynb #76a944e5
+_NUMBERED = re.compile(r"(?i)(?:e|t|sp|eeg)?[ _-]*\d+")
+
 def _others(names, own):
-    "Those of `names` that are no electrodes of the scalp, by name → kind. An electrode's name with a place of its own is an electrode."
-    numbered = {n for n in names if re.fullmatch(r"(?:e|t|sp|eeg)?[ _-]*\d+", n, flags=re.I)}
-    of_a_cap = _cap_places(names)
-    kinds = {n: other_kind(n) for n in names if not (n in numbered and (n in own or n in of_a_cap))}
-    others = {n: k for n, k in kinds.items() if k}
+    """Those of `names` that are no electrodes of the scalp, by name → kind. A numbered name with a
+    place of its own is an electrode."""
+    placed, others = {*own, *_cap_places(names)}, {}
+    for n in names:
+        kind = other_kind(n)
+        if n in placed and _NUMBERED.fullmatch(n): kind = None
+        if kind: others[n] = kind
     return others if len(others) < len(names) else {}
 
+# %% ../nbs/01_montage.ipynb #268515b8
+def _places(names, digitised):
+    "Name → the montage's name and position `(3,)`, for those of `names` that have a place."
+    matched = match_channels(names).matched
+    own = _cap_places(names) | _aligned(digitised, matched)
+    deceiving = _elsewhere(matched, own)
+    places = {}
+    for n in names:
+        if n in matched and n not in deceiving: places[n] = matched[n], atlas()[matched[n]]
+        elif n in own: places[n] = f"{n}*" if canonical_name(n) else n, own[n]
+    return places
+
+# %% ../nbs/01_montage.ipynb #78d8a86f
+def _numbered_twins(names):
+    "Channels of one name, which MNE's readers number: Cz-0, Cz-1."
+    parts = {n: re.fullmatch(r"(.+)-\d+", n) for n in names}
+    return [n for n, m in parts.items() if m and canonical_name(m[1])]
+
+# %% ../nbs/01_montage.ipynb #0dbeee91
+def _bipolar(names):
+    "Channels that are the difference of two electrodes."
+    parts = {n: _derivation(n) for n in names}
+    return [n for n, (a, b) in parts.items() if b in _spellings() and a in _spellings()]
+
+# %% ../nbs/01_montage.ipynb #8f8c7b7f
 def _unplaced(lost):
     "What is wrong with the channels `lost`, and what to do."
     if _of_another_system(lost):
-        return (f"names of another system, and no positions: {', '.join(lost[:6])}, …; if these are electrodes of a cap, give the recording its montage "
-                "(raw.set_montage); contacts inside the head have no place here")
-    twice = [n for n in lost if (m := re.fullmatch(r"(.+)-\d+", n)) and canonical_name(m[1])]
-    if len(twice) > 1:
-        return (f"several channels of one name, numbered by the reader: {', '.join(twice)}; rename or drop all but one in the file, "
-                "or leave them out (on_missing='drop')")
-    parts = {n: _derivation(n) for n in lost}
-    pairs = [n for n, (a, b) in parts.items() if b in _spellings() and a in _spellings()]
+        return (f"names of another system, and no positions: {', '.join(lost[:6])}, …; if these "
+                "are electrodes of a cap, give the recording its montage (raw.set_montage); "
+                "contacts inside the head have no place here")
+    twins, pairs = _numbered_twins(lost), _bipolar(lost)
+    if len(twins) > 1:
+        return (f"several channels of one name, numbered by the reader: {', '.join(twins)}; rename "
+                "or drop all but one in the file, or leave them out (on_missing='drop')")
     if pairs:
-        return (f"bipolar derivations: {', '.join(pairs)}; each is the difference of two electrodes and has no one place: "
-                "use a recording against one reference, or leave them out (on_missing='drop')")
-    return (f"channels without a position: {', '.join(lost)}; rename them to 10-20 names, give the recording a montage (raw.set_montage), "
-            "or drop them (on_missing='drop')")
+        return (f"bipolar derivations: {', '.join(pairs)}; each is the difference of two "
+                "electrodes and has no one place: use a recording against one reference, or leave "
+                "them out (on_missing='drop')")
+    return (f"channels without a position: {', '.join(lost)}; rename them to 10-20 names, give the "
+            "recording a montage (raw.set_montage), or drop them (on_missing='drop')")
 
-# %% ../nbs/01_montage.ipynb #62428fc7
+# %% ../nbs/01_montage.ipynb #dc52ec90
 def recording_montage(
     info: mne.Info,
-    names: list[str] | None = None,  # channels to place; the EEG channels that are not marked bad when None
+    names: list[str] | None = None,  # channels to place; the EEG channels not marked bad when None
     on_missing: str = "raise",  # "raise", or "drop" for channels without a position
-) -> tuple[Montage, list[str]]:  # the montage, and the recording's own names of its channels, in the same order
-    "Place a recording's channels: by name where the atlas knows it, else by the recording's digitised position. Channels that are no electrodes by their names (`other_kind`) are left out."
-    if on_missing not in ("raise", "drop"): raise ValueError(f'on_missing is "raise" or "drop", not {on_missing!r}')
+) -> tuple[Montage, list[str]]:  # and the recording's own names of its channels, in the same order
+    """Place a recording's channels: by name where the atlas knows it, else as it was digitised.
+    Channels that are no electrodes by their names (`other_kind`) are left out."""
+    if on_missing not in ("raise", "drop"):
+        raise ValueError(f'on_missing is "raise" or "drop", not {on_missing!r}')
     if names is None: names = [info["ch_names"][i] for i in mne.pick_types(info, eeg=True)]
-    if not names: raise ValueError("no EEG channel: set the channel types, e.g. raw.set_channel_types({'Cz': 'eeg'})")
+    if not names:
+        raise ValueError("no EEG channel: set the channel types, "
+                         "e.g. raw.set_channel_types({'Cz': 'eeg'})")
     own = _digitised(info)
     others = _others(names, own)
     names = [n for n in names if n not in others]
-    match = match_channels(names)
-    own = _cap_places(names) | _aligned(own, match.matched)
-    far = _elsewhere(match.matched, own)
-    place = {}
-    for n in names:
-        if n in match.matched and n not in far: place[n] = match.matched[n], atlas()[match.matched[n]]
-        elif n in own: place[n] = f"{n}*" if canonical_name(n) else n, own[n]   # what the atlas calls so is elsewhere
-    lost = [n for n in names if n not in place]
-    if lost and (on_missing == "raise" or not place):
-        raise ValueError(_unplaced(lost))
-    return Montage([v[0] for v in place.values()], [v[1] for v in place.values()]), list(place)
+    places = _places(names, own)
+    lost = [n for n in names if n not in places]
+    if lost and (on_missing == "raise" or not places): raise ValueError(_unplaced(lost))
+    return Montage(*zip(*places.values())), list(places)

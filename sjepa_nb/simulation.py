@@ -22,54 +22,69 @@ from scipy.signal import fftconvolve
 
 from .montage import LEE2019_CHANNELS, template_montage
 
-# %% ../nbs/06_simulation.ipynb #4c08624f
+# %% ../nbs/06_simulation.ipynb #471e8e7d
 @lru_cache(maxsize=1)
-def _cap():
-    "The 62 electrodes and the nasion in MNE's head frame: info, radius and centre (metres) of the sphere that fits them."
+def _fitted_cap():
+    "The 62 electrodes and the nasion: info, radius and centre (m) of the sphere that fits them."
     t = template_montage().get_positions()
-    places = mne.channels.make_dig_montage({**t["ch_pos"], "Nz": t["nasion"]}, t["nasion"], t["lpa"], t["rpa"], coord_frame=t["coord_frame"])
+    landmarks = {k: t[k] for k in ("nasion", "lpa", "rpa", "coord_frame")}
+    places = mne.channels.make_dig_montage({**t["ch_pos"], "Nz": t["nasion"]}, **landmarks)
     info = mne.create_info([*LEE2019_CHANNELS, "Nz"], 250., "eeg").set_montage(places)
     radius, centre, _ = mne.bem.fit_sphere_to_headshape(info, units="m", verbose="ERROR")
     return info, radius, centre
 
-# %% ../nbs/06_simulation.ipynb #0531ba0b
+# %% ../nbs/06_simulation.ipynb #d777d3ee
 def leadfield(
-    positions: np.ndarray,  # (sources, 3), in radii of the head from its centre; below 0.9, inside the skull
+    positions: np.ndarray,  # (sources, 3), head radii from its centre; below 0.9, inside the skull
     orientations: np.ndarray,  # (sources, 3), unit vectors
     radius: float | None = None,  # of the head, metres; that of the template when None
 ) -> np.ndarray:  # (63, sources), µV per nAm: the 62 channels of Lee2019, then the nasion
     "Potentials of current dipoles in a head of four spherical shells, by MNE's forward model."
-    info, template_radius, centre = _cap()
+    info, template_radius, centre = _fitted_cap()
     radius = radius or template_radius
     with mne.utils.use_log_level("ERROR"):
         sphere = mne.make_sphere_model(centre, radius, info)
-        src = mne.setup_volume_source_space(pos=dict(rr=centre + radius * positions, nn=orientations), sphere=sphere)
+        dipoles = dict(rr=centre + radius * positions, nn=orientations)
+        src = mne.setup_volume_source_space(pos=dipoles, sphere=sphere)
         fwd = mne.make_forward_solution(info, trans=None, src=src, bem=sphere, meg=False, eeg=True)
     xyz = fwd["sol"]["data"].reshape(63, -1, 3)  # V per Am, along x, y and z
     return (np.einsum("csk,sk->cs", xyz, orientations) * 1e-3).astype(np.float32)
 
-# %% ../nbs/06_simulation.ipynb #6adbef86
-SOURCES = {  # name: (the electrodes above its sources, distance from the centre in head radii, tilt in degrees)
-    "alpha": (("O1", "Oz", "O2", "POz"), .74, 35), "mu": (("C3", "C4"), .82, 25), "visual": (("O1", "O2"), .80, 35),
-    "N200": (("P7", "P8"), .80, 20), "P300": (("Pz", "CPz"), .66, 12),
-    "blink": (("Fp1", "Fp2"), .86, 12), "muscle": (("T7", "T8", "TP9", "TP10", "F9", "F10"), .88, 60)}
+# %% ../nbs/06_simulation.ipynb #6ab28d30
+SOURCES = {  # name: (electrodes above, distance from the centre in head radii, tilt in degrees)
+    "alpha": (("O1", "Oz", "O2", "POz"), .74, 35),
+    "mu": (("C3", "C4"), .82, 25),
+    "visual": (("O1", "O2"), .80, 35),
+    "N200": (("P7", "P8"), .80, 20),
+    "P300": (("Pz", "CPz"), .66, 12),
+    "blink": (("Fp1", "Fp2"), .86, 12),
+    "muscle": (("T7", "T8", "TP9", "TP10", "F9", "F10"), .88, 60),
+}
 N_BACKGROUND = 48
 
+# %% ../nbs/06_simulation.ipynb #f5108c6a
+def _named():
+    "The named sources one by one: names, electrodes above them, depths and tilts."
+    each = [(name, above, *rest) for name, (over, *rest) in SOURCES.items() for above in over]
+    return [np.array(column) for column in zip(*each)]
+
+# %% ../nbs/06_simulation.ipynb #e9f07483
 @dataclass(frozen=True, eq=False)
 class Head:
-    "A subject's sources: `names`, `positions` and `orientations` `(sources, 3)` in head radii, `leadfield` `(63, sources)` in µV per nAm."
+    "A subject's sources: their places and directions in head radii, and what they send to the cap."
     names: tuple
-    positions: np.ndarray
-    orientations: np.ndarray
-    leadfield: np.ndarray
+    positions: np.ndarray  # (sources, 3)
+    orientations: np.ndarray  # (sources, 3)
+    leadfield: np.ndarray  # (63, sources), µV per nAm
 
     def rows(self, name: str) -> np.ndarray:
         "The rows of the sources called `name`."
         return np.flatnonzero(np.array(self.names) == name)
 
-# %% ../nbs/06_simulation.ipynb #4962e03b
+# %% ../nbs/06_simulation.ipynb #0cc8e185
 def _unit(x): return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
+# %% ../nbs/06_simulation.ipynb #a890b1b3
 def _tilt(outward, degrees, rng):
     "Turn the directions `outward` `(n, 3)` by `degrees` `(n,)`, each about a random axis."
     side = rng.standard_normal(outward.shape)
@@ -77,32 +92,44 @@ def _tilt(outward, degrees, rng):
     a = np.radians(degrees)[:, None]
     return np.cos(a) * outward + np.sin(a) * side
 
-# %% ../nbs/06_simulation.ipynb #626b71b6
+# %% ../nbs/06_simulation.ipynb #f151cfff
+def _anatomy(rng):
+    "Names, positions and orientations of all sources, and how many times larger the head is."
+    info, _, centre = _fitted_cap()
+    at = {c["ch_name"]: _unit(c["loc"][:3] - centre) for c in info["chs"]}
+    names, above, depth, tilt = _named()
+    over = np.array([at[c] for c in above])
+    free = rng.standard_normal((N_BACKGROUND, 3)) + [0, 0, .3]
+    directions = _unit(np.r_[over + .08 * rng.standard_normal(over.shape), free])
+    depth = np.minimum(depth * rng.uniform(.94, 1.06, len(depth)), .88)
+    depth = np.r_[depth, rng.uniform(.45, .86, N_BACKGROUND)]
+    tilt = tilt * rng.uniform(.5, 1.5, len(tilt))
+    tilt = np.r_[tilt, rng.uniform(0, 90, N_BACKGROUND)]
+    names = (*names.tolist(), *["background"] * N_BACKGROUND)
+    orientations = _tilt(directions, tilt, rng)
+    return names, directions * depth[:, None], orientations, rng.uniform(.94, 1.06)
+
+# %% ../nbs/06_simulation.ipynb #14cc64dc
+def _under_cap(rng):
+    "The rotation `(3, 3)` of a head under the cap in one session."
+    return mne.transforms.rotation(*rng.normal(0, np.radians(2), 3))[:3, :3]
+
+# %% ../nbs/06_simulation.ipynb #bca44bbb
 @lru_cache(maxsize=256)
 def make_head(
     seed: int,  # of the simulated population
     subject: int,
     session: int = 1,
 ) -> Head:
-    "The anatomy of one subject, the same in every paradigm, under the cap as it sits in one session."
-    rng = np.random.default_rng([seed, subject, 1])
-    info, radius, centre = _cap()
-    at = {c["ch_name"]: _unit(c["loc"][:3] - centre) for c in info["chs"]}
-    named = [(n, at[c], depth, tilt) for n, (over, depth, tilt) in SOURCES.items() for c in over]
-    names, above, depth, tilt = (np.array(o) for o in zip(*named))
-    free = rng.standard_normal((N_BACKGROUND, 3)) + [0, 0, .3]
-    directions = _unit(np.r_[above + .08 * rng.standard_normal(above.shape), free])
-    depth = np.r_[np.minimum(depth * rng.uniform(.94, 1.06, len(depth)), .88), rng.uniform(.45, .86, N_BACKGROUND)]
-    tilt = np.r_[tilt * rng.uniform(.5, 1.5, len(tilt)), rng.uniform(0, 90, N_BACKGROUND)]
-    orientations, radius = _tilt(directions, tilt, rng), radius * rng.uniform(.94, 1.06)
-    angles = np.random.default_rng([seed, subject, 2, session]).normal(0, np.radians(2), 3)
-    turn = mne.transforms.rotation(*angles)[:3, :3]
-    positions, orientations = directions * depth[:, None] @ turn.T, orientations @ turn.T
-    head = Head((*names.tolist(), *["background"] * N_BACKGROUND), positions, orientations, leadfield(positions, orientations, radius))
-    for a in (head.positions, head.orientations, head.leadfield): a.flags.writeable = False
-    return head
+    "The anatomy of one subject, the same in every paradigm, under the cap of one session."
+    names, positions, orientations, size = _anatomy(np.random.default_rng([seed, subject, 1]))
+    turn = _under_cap(np.random.default_rng([seed, subject, 2, session])).T
+    positions, orientations = positions @ turn, orientations @ turn
+    potentials = leadfield(positions, orientations, _fitted_cap()[1] * size)
+    for a in (positions, orientations, potentials): a.flags.writeable = False
+    return Head(names, positions, orientations, potentials)
 
-# %% ../nbs/06_simulation.ipynb #fe6c38a6
+# %% ../nbs/06_simulation.ipynb #f781a611
 def plot_topographies(
     maps: dict,  # title → (62,), one value a channel of Lee2019
     label: str,  # what the values are, with their unit
@@ -110,16 +137,18 @@ def plot_topographies(
 ):  # the figure
     "Maps over the head, seen from above, nose up; red is positive."
     rows, top = -(-len(maps) // columns), max(np.abs(v).max() for v in maps.values())
-    fig, axes = plt.subplots(rows, columns, figsize=(1.45 * columns + .8, 1.7 * rows), layout="constrained", squeeze=False)
-    info = mne.pick_info(_cap()[0], range(62))
+    fig, axes = plt.subplots(rows, columns, figsize=(1.45 * columns + .8, 1.7 * rows),
+                             layout="constrained", squeeze=False)
+    info = mne.pick_info(_fitted_cap()[0], range(62))
     for ax in axes.flat[len(maps):]: ax.axis("off")
+    how = dict(vlim=(-top, top), cmap="RdBu_r", contours=0, show=False)
     for ax, (title, v) in zip(axes.flat, maps.items()):
-        image, _ = mne.viz.plot_topomap(v, info, axes=ax, vlim=(-top, top), cmap="RdBu_r", contours=0, show=False)
+        image, _ = mne.viz.plot_topomap(v, info, axes=ax, **how)
         ax.set_title(title, fontsize=9)
     fig.colorbar(image, ax=axes, shrink=.8, label=label)
     return fig
 
-# %% ../nbs/06_simulation.ipynb #81a4baf5
+# %% ../nbs/06_simulation.ipynb #ca8bfd2f
 def coloured_noise(
     rng: np.random.Generator,
     psd,  # function: frequencies (Hz) → power, (frequencies,) or (size, frequencies)
@@ -129,31 +158,38 @@ def coloured_noise(
 ) -> np.ndarray:  # (size, n) float32, standard deviation 1
     "Gaussian noise with a given power spectrum."
     m = next_fast_len(n, real=True)
-    p = np.array(np.broadcast_to(psd(rfftfreq(m, 1 / sfreq)), (size, m // 2 + 1)), dtype=np.float32)
+    p = np.broadcast_to(psd(rfftfreq(m, 1 / sfreq)), (size, m // 2 + 1))
+    p = np.array(p, dtype=np.float32)
     p[:, 0] = 0
     z = rng.standard_normal((*p.shape, 2), dtype=np.float32).view(np.complex64)[..., 0]
     z *= m / 2 * np.sqrt(p / p.sum(1, keepdims=True))
     return irfft(z, m)[:, :n]
 
+# %% ../nbs/06_simulation.ipynb #d74b641f
 def aperiodic(exponent: float):
     "The spectrum 1/(1 + f^χ): flat below 1 Hz, then falling."
     return lambda f: 1 / (1 + f**exponent)
 
+# %% ../nbs/06_simulation.ipynb #5c21575f
 def rhythm(hz: float, width: float):
-    "The spectrum of a rhythm: a Gaussian of `width` (Hz) about `hz`. Its beats are the waxing and waning of real rhythms."
+    """The spectrum of a rhythm: a Gaussian of `width` (Hz) about `hz`.
+
+    Its beats are the waxing and waning of real rhythms."""
     return lambda f: np.exp(-.5 * ((f - hz) / width)**2)
 
-# %% ../nbs/06_simulation.ipynb #1c622551
+# %% ../nbs/06_simulation.ipynb #71972e69
 @dataclass(frozen=True)
 class Traits:
-    "What makes a subject different from another. Strengths are standard deviations or peaks of source currents."
+    """What makes a subject different from another.
+
+    Strengths are standard deviations or peaks of source currents."""
     exponent: float  # χ of the background's 1/f^χ
     background: float  # nAm
     alpha_hz: float
     alpha: float  # nAm
     mu_hz: float
     mu: float  # nAm
-    erd: float  # share of the mu and beta amplitude that goes when a movement is imagined; 0 for those who cannot
+    erd: float  # share of mu and beta that goes in motor imagery; 0 for those who cannot
     erd_delay: float  # seconds from the cue to half of it
     p300: float  # nAm
     p300_delay: float  # seconds
@@ -167,7 +203,47 @@ class Traits:
     line: float  # µV
     drift: float  # µV
 
-# %% ../nbs/06_simulation.ipynb #3c41ba7c
+# %% ../nbs/06_simulation.ipynb #d8127d80
+def _about(rng, mean, sd, low, high): return float(np.clip(rng.normal(mean, sd), low, high))
+
+# %% ../nbs/06_simulation.ipynb #5d68f425
+def _factor(rng, middle, spread): return float(middle * np.exp(rng.normal(0, spread)))
+
+# %% ../nbs/06_simulation.ipynb #c46111f4
+def _brain_traits(rng):
+    "Traits of what a brain does anyway."
+    alpha_hz = _about(rng, 10, .9, 8, 12)
+    return dict(
+        exponent=_about(rng, 1.6, .2, 1.1, 2.1),
+        background=_factor(rng, 75, .25),
+        alpha_hz=alpha_hz,
+        alpha=_factor(rng, 55, .5),
+        mu_hz=float(np.clip(alpha_hz + rng.normal(.8, .7), 8.5, 13.5)),
+        mu=_factor(rng, 45, .35),
+    )
+
+# %% ../nbs/06_simulation.ipynb #7052be21
+def _task_traits(rng, able):
+    "Traits of what a brain does in the three tasks."
+    return dict(
+        erd=min(1.4 * float(rng.beta(2, 2)), .9) * able,
+        erd_delay=_about(rng, .7, .1, .5, 1),
+        p300=_factor(rng, 90, .35),
+        p300_delay=_about(rng, .38, .035, .3, .46),
+        n200=_factor(rng, 45, .35),
+        n200_delay=_about(rng, .21, .015, .18, .25),
+        flash=_factor(rng, 14, .35),
+        ssvep=_factor(rng, 60, .7),
+        ssvep_delay=_about(rng, .13, .015, .1, .17),
+    )
+
+# %% ../nbs/06_simulation.ipynb #68b8580d
+def _other_traits(rng):
+    "Traits of what is recorded besides a brain."
+    return dict(blinks=_factor(rng, 12, .4), muscle=_factor(rng, 18, .4),
+                line=_factor(rng, 4, .5), drift=_factor(rng, 15, .3))
+
+# %% ../nbs/06_simulation.ipynb #823a0109
 def draw_traits(
     seed: int,  # of the simulated population
     subject: int,
@@ -175,43 +251,23 @@ def draw_traits(
 ) -> Traits:
     "The traits of one subject, the same in every session and paradigm."
     rng = np.random.default_rng([seed, subject, 3])
-    factor = lambda middle, spread: float(middle * np.exp(rng.normal(0, spread)))
-    about = lambda mean, sd, low, high: float(np.clip(rng.normal(mean, sd), low, high))
     able = rng.uniform() >= unable
-    alpha_hz = about(10, .9, 8, 12)
-    return Traits(
-        exponent=about(1.6, .2, 1.1, 2.1),
-        background=factor(75, .25),
-        alpha_hz=alpha_hz,
-        alpha=factor(55, .5),
-        mu_hz=float(np.clip(alpha_hz + rng.normal(.8, .7), 8.5, 13.5)),
-        mu=factor(45, .35),
-        erd=min(1.4 * float(rng.beta(2, 2)), .9) * able,
-        erd_delay=about(.7, .1, .5, 1),
-        p300=factor(90, .35),
-        p300_delay=about(.38, .035, .3, .46),
-        n200=factor(45, .35),
-        n200_delay=about(.21, .015, .18, .25),
-        flash=factor(14, .35),
-        ssvep=factor(60, .7),
-        ssvep_delay=about(.13, .015, .1, .17),
-        blinks=factor(12, .4),
-        muscle=factor(18, .4),
-        line=factor(4, .5),
-        drift=factor(15, .3),
-    )
+    return Traits(**_brain_traits(rng), **_task_traits(rng, able), **_other_traits(rng))
 
-# %% ../nbs/06_simulation.ipynb #7657aedb
+# %% ../nbs/06_simulation.ipynb #341482e1
 def _brain(head, t, n, sfreq, rng):
     "Spontaneous currents `(sources, n)`, nAm."
     x = np.zeros((len(head.names), n), np.float32)
-    x[head.rows("background")] = t.background * coloured_noise(rng, aperiodic(t.exponent), n, sfreq, N_BACKGROUND)
-    x[head.rows("alpha")] = t.alpha * coloured_noise(rng, rhythm(t.alpha_hz, .7), n, sfreq, 4)
     mu, beta = rhythm(t.mu_hz, .8), rhythm(2.05 * t.mu_hz, 1.8)
-    x[head.rows("mu")] = t.mu * coloured_noise(rng, lambda f: mu(f) + .12 * beta(f), n, sfreq, 2)
+    sources = [("background", t.background, aperiodic(t.exponent)),
+               ("alpha", t.alpha, rhythm(t.alpha_hz, .7)),
+               ("mu", t.mu, lambda f: mu(f) + .12 * beta(f))]
+    for name, strength, spectrum in sources:
+        rows = head.rows(name)
+        x[rows] = strength * coloured_noise(rng, spectrum, n, sfreq, len(rows))
     return x
 
-# %% ../nbs/06_simulation.ipynb #7faef642
+# %% ../nbs/06_simulation.ipynb #f5364b79
 def scatter(
     onsets: np.ndarray,  # (events,) samples
     strengths: np.ndarray,  # (events,) factor of each
@@ -223,25 +279,34 @@ def scatter(
     np.add.at(impulses, np.asarray(onsets), strengths)
     return fftconvolve(impulses, waveform)[:n].astype(np.float32)
 
-def bump(width: float, sfreq: float) -> np.ndarray:
-    "A Gaussian of `width` (standard deviation, seconds) whose peak, 1, lies 4 widths after its first sample."
-    return np.exp(-.5 * (np.arange(round(8 * width * sfreq) + 1) / (width * sfreq) - 4)**2)
+# %% ../nbs/06_simulation.ipynb #411770b3
+def bump(
+    width: float,  # standard deviation, seconds
+    sfreq: float,  # Hz
+) -> np.ndarray:  # (samples,)
+    "A Gaussian whose peak, 1, lies 4 widths after its first sample."
+    widths = np.arange(round(8 * width * sfreq) + 1) / (width * sfreq)
+    return np.exp(-.5 * (widths - 4)**2)
 
-# %% ../nbs/06_simulation.ipynb #757fef3c
+# %% ../nbs/06_simulation.ipynb #e40e08a2
 def _lids_and_muscles(head, t, n, sfreq, rng):
     "Currents `(sources, n)` of blinks, and of tonic muscles with bursts, nAm."
     x, minutes = np.zeros((len(head.names), n), np.float32), n / sfreq / 60
-    count = rng.poisson(t.blinks * minutes)
-    x[head.rows("blink")] = scatter(rng.integers(0, n, count), rng.uniform(500, 1100, count), bump(.07, sfreq), n)
+    at_random = lambda count, *strength: (rng.integers(0, n, count), rng.uniform(*strength, count))
+    blinks = at_random(rng.poisson(t.blinks * minutes), 500, 1100)
+    x[head.rows("blink")] = scatter(*blinks, bump(.07, sfreq), n)
     rows, burst = head.rows("muscle"), np.hanning(round(1.5 * sfreq))
-    bursts = [scatter(rng.integers(0, n, c), rng.uniform(1, 5, c), burst, n) for c in rng.poisson(2 * minutes, len(rows))]
-    x[rows] = t.muscle * (1 + np.stack(bursts)) * coloured_noise(rng, lambda f: f**2 / (30**2 + f**2), n, sfreq, len(rows))
+    counts = rng.poisson(2 * minutes, len(rows))
+    bursts = np.stack([scatter(*at_random(c, 1, 5), burst, n) for c in counts])
+    fuzz = coloured_noise(rng, lambda f: f**2 / (30**2 + f**2), n, sfreq, len(rows))
+    x[rows] = t.muscle * (1 + bursts) * fuzz
     return x
 
-# %% ../nbs/06_simulation.ipynb #572a583e
+# %% ../nbs/06_simulation.ipynb #9fc3f175
 def _electrodes(t, n, sfreq, rng):
     "Drift, amplifier noise and line noise at the 62 electrodes and the reference `(63, n)`, µV."
     white, drift = rng.uniform(.4, 1.2, (63, 1)), t.drift * rng.uniform(.3, 1.5, (63, 1))
+
     def psd(f):
         slow = np.where((f > 0) & (f < 1), 1 / (.02 + f)**2, 0)
         return drift**2 * slow / slow.sum() + white**2 / len(f)
@@ -251,75 +316,103 @@ def _electrodes(t, n, sfreq, rng):
         v += (t.line * rng.lognormal(0, .5, (63, 1)) * np.sin(2 * np.pi * phase)).astype(np.float32)
     return v
 
-# %% ../nbs/06_simulation.ipynb #d26105b3
+# %% ../nbs/06_simulation.ipynb #9937f9e7
 def scalp_potentials(
     head: Head,
     traits: Traits,
     n: int,  # samples
     sfreq: float,  # Hz
     rng: np.random.Generator,
-    gain: dict | None = None,  # source name → (n,) or (its sources, n), factor on its spontaneous current
+    gain: dict | None = None,  # source name → (n,) or (its sources, n), factor on its own current
     drive: dict | None = None,  # source name → the same shapes, current in nAm
-    artefacts: float = 1.,  # strength of lids, muscles, drift, amplifier and line noise; 0 leaves the brain alone
+    artefacts: float = 1.,  # strength of lids, muscles, drift, amplifier and mains
 ) -> np.ndarray:  # (62, n) float32, µV against the nasion
     "What the 62 electrodes of Lee2019 record from one subject."
     x = _brain(head, traits, n, sfreq, rng)
     for name, g in (gain or {}).items(): x[head.rows(name)] *= g
     for name, d in (drive or {}).items(): x[head.rows(name)] += d
     x += artefacts * _lids_and_muscles(head, traits, n, sfreq, rng)
-    v = head.leadfield @ x + artefacts * _electrodes(traits, n, sfreq, rng)  # (63, sources) @ (sources, n)
+    # (63, sources) @ (sources, n)
+    v = head.leadfield @ x + artefacts * _electrodes(traits, n, sfreq, rng)
     return v[:62] - v[62]
 
-# %% ../nbs/06_simulation.ipynb #f2438919
+# %% ../nbs/06_simulation.ipynb #e98a681d
 def _whole(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least: raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
-    return int(value)
+    "A whole number from `least`, or `ValueError`."
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if is_whole and value >= least: return int(value)
+    raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
 
+# %% ../nbs/06_simulation.ipynb #30e82c71
 def _number(name, value, least, most=np.inf):
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not least <= value <= most:
-        raise ValueError(f"{name} is a number from {least:g}{f' to {most:g}' if np.isfinite(most) else ''}, not {value!r}")
-    return float(value)
+    "A number from `least` to `most`, or `ValueError`."
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if is_number and least <= value <= most: return float(value)
+    to = f" to {most:g}" if np.isfinite(most) else ""
+    raise ValueError(f"{name} is a number from {least:g}{to}, not {value!r}")
 
-# %% ../nbs/06_simulation.ipynb #ec7e9c66
+# %% ../nbs/06_simulation.ipynb #4ac90eb9
+def _seconds(name, value):
+    "Least and most seconds, or `ValueError`."
+    res = tuple(_number(f"{name} (s)", o, 0) for o in np.ravel(value).tolist())
+    if len(res) == 2 and res[0] <= res[1]: return res
+    raise ValueError(f"{name} is (least, most) in seconds, not {value!r}")
+
+# %% ../nbs/06_simulation.ipynb #7554e92c
+def _balanced(n_trials, multiple, name):
+    "A number of trials that can be balanced over the classes, or `ValueError`."
+    n_trials = _whole("n_trials", n_trials, 1)
+    if n_trials % multiple == 0: return n_trials
+    raise ValueError(f"n_trials is a multiple of {multiple} for {name}, "
+                     f"so that classes are balanced; not {n_trials}")
+
+# %% ../nbs/06_simulation.ipynb #c12f036a
+def _days(n_sessions, wanted):
+    "The number of sessions, or `ValueError` for one that is `wanted` and not there."
+    if set(wanted or ()) <= set(range(1, n_sessions + 1)): return n_sessions
+    raise ValueError(f"sessions are 1 to {n_sessions}, not {list(wanted)}")
+
+# %% ../nbs/06_simulation.ipynb #faa23d5a
 class SimulatedDataset(BaseDataset):
-    """What the simulated paradigms share: the 62 channels, sessions and runs of Lee2019, in volts, with a stimulus channel `STI 014`.
+    """What the simulated paradigms share: channels, sessions and runs of Lee2019, in volts.
 
-    The signal of a subject depends on the seed, the subject, the session, the run and the settings, and on nothing else.
-    Anatomy and traits depend on the seed and the subject alone: subject 3 is the same person in all three paradigms."""
-    kind, events, span, default_trials, default_pause, multiple = None, {}, (0., 4.), 40, (2., 3.), 2
+    A run has the 62 channels and a stimulus channel `STI 014`. The signal of a subject depends on
+    the seed, the subject, the session, the run and the settings, and on nothing else. Anatomy and
+    traits depend on the seed and the subject alone: subject 3 is the same person in all three
+    paradigms."""
+    kind, events, span = None, {}, (0., 4.)
+    default_trials, default_pause, multiple = 40, (2., 3.), 2
 
     def __init__(self,
         n_subjects: int = 8,  # Lee2019: 54
         n_sessions: int = 1,  # Lee2019: 2
-        n_trials: int | None = None,  # in a run; Lee2019: 100, 100 and 1980. 40, 40 and 360 flashes when None
+        n_trials: int | None = None,  # in a run; Lee2019: 100, 100, 1980; 40, 40, 360 when None
         sfreq: float = 250.,  # Hz; Lee2019: 1000
         seed: int = 0,  # of the population
-        effect: float = 1.,  # strength of what tells the classes apart: 1 as calibrated, 0 for a control
+        effect: float = 1.,  # strength of what tells classes apart: 1 as calibrated, 0 a control
         artefacts: float = 1.,  # strength of all that is not brain; 0 for none
         unable: float = .25,  # share of subjects who cannot do motor imagery
-        pause: tuple | None = None,  # least and most seconds between two trials (two characters for ERP)
+        pause: tuple | None = None,  # least and most seconds between two trials (ERP: characters)
         train_run: bool = True,  # run "1train"
-        test_run: bool | None = None,  # run "4test", labelled too; as in MOABB's Lee2019, only ERP has it when None
+        test_run: bool | None = None,  # run "4test", labelled too; only for ERP when None
         subjects: list | None = None,  # those wanted; all when None
         sessions: list | None = None,
     ):
         self.sfreq, self.seed = _number("sfreq (Hz)", sfreq, 100), _whole("seed", seed, 0)
-        self.n_trials = _whole("n_trials", self.default_trials if n_trials is None else n_trials, 1)
-        self.effect, self.artefacts, self.unable = _number("effect", effect, 0), _number("artefacts", artefacts, 0), _number("unable", unable, 0, 1)
-        self.pause = tuple(_number("pause (s)", o, 0) for o in np.ravel(self.default_pause if pause is None else pause).tolist())
-        if len(self.pause) != 2 or self.pause[0] > self.pause[1]: raise ValueError(f"pause is (least, most) in seconds, not {pause!r}")
-        if self.n_trials % self.multiple: raise ValueError(f"n_trials is a multiple of {self.multiple} for {type(self).__name__}, so that classes are balanced; not {self.n_trials}")
-        self.train_run, self.test_run = bool(train_run), self.kind == "p300" if test_run is None else bool(test_run)
-        n_subjects, n_sessions = _whole("n_subjects", n_subjects, 1), _whole("n_sessions", n_sessions, 1)
-        if sessions is not None and not set(sessions) <= set(range(1, n_sessions + 1)): raise ValueError(f"sessions are 1 to {n_sessions}, not {list(sessions)}")
-        if not (self.train_run or self.test_run): raise ValueError("train_run and test_run are both False: no run is left")
-        settings = (self.sfreq, self.seed, self.n_trials, self.effect, self.artefacts, self.unable, self.pause, self.train_run, self.test_run)
-        code = f"{type(self).__name__}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
-        super().__init__(list(range(1, n_subjects + 1)), n_sessions, dict(self.events), code, list(self.span), self.kind,
+        n_trials = self.default_trials if n_trials is None else n_trials
+        self.n_trials = _balanced(n_trials, self.multiple, type(self).__name__)
+        self.effect = _number("effect", effect, 0)
+        self.artefacts = _number("artefacts", artefacts, 0)
+        self.unable = _number("unable", unable, 0, 1)
+        self.pause = _seconds("pause", self.default_pause if pause is None else pause)
+        self.train_run = bool(train_run)
+        self.test_run = self.kind == "p300" if test_run is None else bool(test_run)
+        if not (self.train_run or self.test_run):
+            raise ValueError("train_run and test_run are both False: no run is left")
+        people = list(range(1, _whole("n_subjects", n_subjects, 1) + 1))
+        days = _days(_whole("n_sessions", n_sessions, 1), sessions)
+        super().__init__(people, days, dict(self.events), self._code(), list(self.span), self.kind,
                          selected_subjects=subjects, selected_sessions=sessions)
-
-    def __repr__(self):
-        return f"{type(self).__name__}({len(self.subject_list)} subject{'s' * (len(self.subject_list) > 1)}, {self.n_sessions} session{'s' * (self.n_sessions > 1)}, {self.n_trials} trials a run, {self.sfreq:g} Hz, seed {self.seed})"
 
     def data_path(self, subject, path=None, force_update=False, update_path=None, verbose=None):
         "No files: nothing to download."
@@ -330,7 +423,23 @@ class SimulatedDataset(BaseDataset):
         wanted = [int(s) for s in self._selected_sessions or range(1, self.n_sessions + 1)]
         return {str(s): {r: self.make_run(subject, s, r) for r in runs} for s in wanted}
 
-# %% ../nbs/06_simulation.ipynb #c2e8cca6
+# %% ../nbs/06_simulation.ipynb #dc942177
+@patch
+def _code(self: SimulatedDataset):
+    "The name under which MOABB files results: the paradigm, and a digest of the settings."
+    settings = (self.sfreq, self.seed, self.n_trials, self.effect, self.artefacts, self.unable,
+                self.pause, self.train_run, self.test_run)
+    return f"{type(self).__name__}-{hashlib.sha256(repr(settings).encode()).hexdigest()[:8]}"
+
+# %% ../nbs/06_simulation.ipynb #24a8f7f4
+@patch
+def __repr__(self: SimulatedDataset):
+    several = lambda n, what: f"{n} {what}" + "s" * (n > 1)
+    return (f"{type(self).__name__}({several(len(self.subject_list), 'subject')}, "
+            f"{several(self.n_sessions, 'session')}, {self.n_trials} trials a run, "
+            f"{self.sfreq:g} Hz, seed {self.seed})")
+
+# %% ../nbs/06_simulation.ipynb #6c2b880f
 @patch
 def make_run(self: SimulatedDataset,
     subject: int,
@@ -339,17 +448,25 @@ def make_run(self: SimulatedDataset,
 ) -> mne.io.RawArray:  # 62 EEG channels in volts against the nasion, and STI 014
     "Simulate one run of one subject."
     if run not in ("1train", "4test"): raise ValueError(f'run is "1train" or "4test", not {run!r}')
-    rng = np.random.default_rng([self.seed, subject, 4, session, int(run[0]), ["imagery", "p300", "ssvep"].index(self.kind)])
-    head, traits = make_head(self.seed, subject, session), draw_traits(self.seed, subject, self.unable)
+    paradigm = ["imagery", "p300", "ssvep"].index(self.kind)
+    rng = np.random.default_rng([self.seed, subject, 4, session, int(run[0]), paradigm])
+    head = make_head(self.seed, subject, session)
+    traits = draw_traits(self.seed, subject, self.unable)
     onsets, labels, seconds = self._timetable(rng)
     n, onsets = round(seconds * self.sfreq), np.round(onsets * self.sfreq).astype(int)
     gain, drive = self._responses(traits, onsets, labels, n, rng)
     v = scalp_potentials(head, traits, n, self.sfreq, rng, gain, drive, self.artefacts)
-    stim = np.zeros((1, n))
+    return _as_raw(v, onsets, labels, self.sfreq)
+
+# %% ../nbs/06_simulation.ipynb #5946ded7
+def _as_raw(v, onsets, labels, sfreq):
+    "Potentials `(62, n)` in µV as MNE's recording in volts, with `labels` in its stimulus channel."
+    stim = np.zeros((1, v.shape[1]))
     stim[0, onsets] = labels
-    info = mne.create_info([*LEE2019_CHANNELS, "STI 014"], self.sfreq, ["eeg"] * 62 + ["stim"])
+    info = mne.create_info([*LEE2019_CHANNELS, "STI 014"], sfreq, ["eeg"] * 62 + ["stim"])
     info["line_freq"] = 60.
-    return mne.io.RawArray(np.r_[v * 1e-6, stim], info, verbose="ERROR").set_montage(template_montage())
+    raw = mne.io.RawArray(np.r_[v * 1e-6, stim], info, verbose="ERROR")
+    return raw.set_montage(template_montage())
 
 # %% ../nbs/06_simulation.ipynb #f29ef060
 @patch
@@ -360,70 +477,91 @@ def _timetable(self: SimulatedDataset, rng):
     labels = rng.permutation(np.resize(list(self.events.values()), self.n_trials))
     return onsets, labels, onsets[-1] + 4 + self.pause[1]
 
-# %% ../nbs/06_simulation.ipynb #44fe5975
+# %% ../nbs/06_simulation.ipynb #51494339
 class SimulatedMI(SimulatedDataset):
     """Left- and right-hand motor imagery in the shape of Lee2019_MI, simulated.
 
-    4 s of imagery from each cue. Mu and beta lose amplitude over both hand areas, more over the contralateral one; in a share of the subjects (`unable`) nothing happens."""
+    4 s of imagery from each cue. Mu and beta lose amplitude over both hand areas, more over the
+    contralateral one; in a share of the subjects (`unable`) nothing happens."""
     kind, events = "imagery", {"left_hand": 2, "right_hand": 1}
 
     def _responses(self, t, onsets, labels, n, rng):
         ramp = np.hanning(round(self.sfreq))
-        course = fftconvolve(np.ones(round(3.2 * self.sfreq)), ramp / ramp.sum())  # up within 1 s, down from 3.2 s
+        # up within 1 s, down from 3.2 s
+        course = fftconvolve(np.ones(round(3.2 * self.sfreq)), ramp / ramp.sum())
         depth = np.clip(self.effect * t.erd * rng.lognormal(0, .3, len(onsets)), 0, .9)
         starts = onsets + round((t.erd_delay - .5) * self.sfreq)
-        less = lambda hand: scatter(starts, depth * np.where(labels == self.events[hand], 1, .45), course, n)
-        return dict(mu=1 - np.stack([less("right_hand"), less("left_hand")])), {}
+        less = []
+        for hand in ("right_hand", "left_hand"):   # of the left hand area, of the right one
+            share = np.where(labels == self.events[hand], 1, .45)
+            less.append(scatter(starts, depth * share, course, n))
+        return dict(mu=1 - np.stack(less)), {}
 
-# %% ../nbs/06_simulation.ipynb #8156407d
+# %% ../nbs/06_simulation.ipynb #07837557
 class SimulatedERP(SimulatedDataset):
     """A speller with one target in six flashes in the shape of Lee2019_ERP, simulated.
 
-    A trial is a flash: 12 a sequence, five sequences a character, 215 ms apart. Every flash evokes a visual response, targets an N200 and a P300 as well."""
-    kind, events, span, default_trials, default_pause, multiple = "p300", {"Target": 1, "NonTarget": 2}, (0., 1.), 360, (2.5, 3.5), 12
+    A trial is a flash: 12 a sequence, five sequences a character, 215 ms apart. Every flash evokes
+    a visual response, targets an N200 and a P300 as well."""
+    kind, events, span = "p300", {"Target": 1, "NonTarget": 2}, (0., 1.)
+    default_trials, default_pause, multiple = 360, (2.5, 3.5), 12
 
     def _timetable(self, rng):
-        labels = np.concatenate([rng.permutation([1] * 2 + [2] * 10) for _ in range(self.n_trials // 12)])
+        sequences = range(self.n_trials // 12)
+        labels = np.concatenate([rng.permutation([1] * 2 + [2] * 10) for _ in sequences])
         flash, character = np.arange(self.n_trials), np.arange(self.n_trials) // 60
         pauses = np.r_[0, rng.uniform(*self.pause, character[-1])]
         onsets = 3 + .215 * flash + np.cumsum(pauses)[character]
         return onsets, labels, onsets[-1] + 1 + self.pause[1]
 
-    def _responses(self, t, onsets, labels, n, rng):
-        def wave(onsets, delay, jitter, strength, width):  # one bump of currents a flash, nAm
-            late = delay + rng.normal(0, jitter, len(onsets)) - 4 * width
-            strengths = strength * rng.lognormal(0, .35, len(onsets))
-            return scatter(onsets + np.round(late * self.sfreq).astype(int), strengths, bump(width, self.sfreq), n)
-        targets = onsets[labels == self.events["Target"]]
-        flash = wave(onsets, .1, .003, t.flash, .018) - wave(onsets, .17, .005, 1.3 * t.flash, .025)
-        return {}, dict(visual=flash, N200=-wave(targets, t.n200_delay, .015, self.effect * t.n200, .03), P300=wave(targets, t.p300_delay, .03, self.effect * t.p300, .07))
+# %% ../nbs/06_simulation.ipynb #bb43df4c
+@patch
+def _wave(self: SimulatedERP, rng, onsets, delay, jitter, strength, width, n):
+    "One bump of currents a flash `(n,)`, nAm: no two are alike."
+    late = delay + rng.normal(0, jitter, len(onsets)) - 4 * width
+    strengths = strength * rng.lognormal(0, .35, len(onsets))
+    starts = onsets + np.round(late * self.sfreq).astype(int)
+    return scatter(starts, strengths, bump(width, self.sfreq), n)
 
-# %% ../nbs/06_simulation.ipynb #cb535d78
+# %% ../nbs/06_simulation.ipynb #2a58da21
+@patch
+def _responses(self: SimulatedERP, t, onsets, labels, n, rng):
+    targets = onsets[labels == self.events["Target"]]
+    p100 = self._wave(rng, onsets, .1, .003, t.flash, .018, n)
+    n170 = self._wave(rng, onsets, .17, .005, 1.3 * t.flash, .025, n)
+    n200 = self._wave(rng, targets, t.n200_delay, .015, self.effect * t.n200, .03, n)
+    p300 = self._wave(rng, targets, t.p300_delay, .03, self.effect * t.p300, .07, n)
+    return {}, dict(visual=p100 - n170, N200=-n200, P300=p300)
+
+# %% ../nbs/06_simulation.ipynb #58864d29
 class SimulatedSSVEP(SimulatedDataset):
     """Steady-state visual responses to four flicker rates in the shape of Lee2019_SSVEP, simulated.
 
-    4 s of flicker a trial drive the visual cortex at the rate and at two harmonics, phase-locked after the subject's delay, with a little jitter and drift."""
+    4 s of flicker a trial drive the visual cortex at the rate and at two harmonics, phase-locked
+    after the subject's delay, with a little jitter and drift."""
     kind, events, multiple = "ssvep", {"12.0": 1, "8.57": 2, "6.67": 3, "5.45": 4}, 4
 
     def _responses(self, t, onsets, labels, n, rng):
         seconds = np.arange(round(4 * self.sfreq)) / self.sfreq - t.ssvep_delay
         rise, rates = np.clip(seconds / .3, 0, 1), {v: float(k) for k, v in self.events.items()}
-        visual = np.zeros(n, np.float32)
+        visual, step = np.zeros(n, np.float32), .35 / np.sqrt(self.sfreq)
         for onset, label in zip(onsets, labels):
-            drift = rng.normal(0, .25) + np.cumsum(rng.normal(0, .35 / np.sqrt(self.sfreq), len(seconds)))
+            drift = rng.normal(0, .25) + np.cumsum(rng.normal(0, step, len(seconds)))
             phase = 2 * np.pi * rates[label] * seconds + drift
             wave = np.sin(phase) + .5 * np.sin(2 * phase) + .25 * np.sin(3 * phase)
-            visual[onset:onset + len(seconds)] += self.effect * t.ssvep * rng.lognormal(0, .25) * rise * wave
+            strength = self.effect * t.ssvep * rng.lognormal(0, .25)
+            visual[onset:onset + len(seconds)] += strength * rise * wave
         return {}, dict(visual=visual)
 
-# %% ../nbs/06_simulation.ipynb #07ee3a56
+# %% ../nbs/06_simulation.ipynb #385c0e19
 def simulated_datasets(
     n_subjects: int = 8,
     n_sessions: int = 1,
-    n_trials: tuple = (None, None, None),  # in a run, for MI, ERP (flashes) and SSVEP; the defaults where None
+    n_trials: tuple = (None, None, None),  # in a run, for MI, ERP (flashes) and SSVEP
     **settings,  # of each dataset: sfreq, seed, effect, artefacts, unable, subjects, …
 ) -> list:
     "The three simulated datasets, with the same subjects in each."
     kinds = SimulatedMI, SimulatedERP, SimulatedSSVEP
-    if np.ndim(n_trials) != 1 or len(n_trials) != 3: raise ValueError(f"n_trials holds three numbers, for MI, ERP and SSVEP, not {n_trials!r}")
+    if np.shape(n_trials) != (3,):
+        raise ValueError(f"n_trials holds three numbers, for MI, ERP and SSVEP, not {n_trials!r}")
     return [k(n_subjects, n_sessions, n, **settings) for k, n in zip(kinds, n_trials)]

@@ -1,4 +1,5 @@
-"""What every test needs: braindecode that imports, MNE settings that are not the user's, real recordings where there are any."""
+"""What every test needs: braindecode that imports, MNE settings that are not the user's, real
+recordings where there are any."""
 import os
 from pathlib import Path
 
@@ -12,10 +13,12 @@ REAL = os.environ.get("MNE_DATA")
 
 @pytest.fixture(autouse=True, scope="session")
 def no_user_settings(tmp_path_factory):
-    "MOABB writes into the user's MNE configuration where `MNE_DATA` is unset: give it a folder of its own."
+    """MOABB writes into the user's MNE configuration where `MNE_DATA` is unset: give it a folder of
+    its own."""
     patch, home = pytest.MonkeyPatch(), tmp_path_factory.mktemp("mne_home")
     patch.setenv("_MNE_FAKE_HOME_DIR", str(home))
-    patch.setenv("MOABB_DOWNLOAD_PROVIDER", "upstream")  # the dataset's own host first: no waiting for a mirror
+    # the dataset's own host first: no waiting for a mirror
+    patch.setenv("MOABB_DOWNLOAD_PROVIDER", "upstream")
     if not REAL: patch.setenv("MNE_DATA", str(home))
     yield
     patch.undo()
@@ -23,9 +26,11 @@ def no_user_settings(tmp_path_factory):
 
 @pytest.fixture
 def real_data(monkeypatch):
-    "The folder of real recordings, as MOABB downloads them; the test is skipped where there are none."
+    """The folder of real recordings, as MOABB downloads them; the test is skipped where there are
+    none."""
     if not REAL: pytest.skip("no real recordings: set MNE_DATA to a folder of MOABB downloads")
-    if not list(Path(REAL).glob("MNE-*-data")): pytest.skip(f"no MOABB downloads (MNE-…-data) in MNE_DATA={REAL}")
+    if not list(Path(REAL).glob("MNE-*-data")):
+        pytest.skip(f"no MOABB downloads (MNE-…-data) in MNE_DATA={REAL}")
     monkeypatch.setenv("MNE_DATA", REAL)
     return Path(REAL)
 
@@ -34,6 +39,7 @@ def real_data(monkeypatch):
 def undisturbed(tmp_path_factory):
     "The run that `COMMAND` makes, and its windows."
     out = tmp_path_factory.mktemp("runs") / "whole"
-    p = Command(*COMMAND, "--out", out); said, wrong = p.communicate()
+    p = Command(*COMMAND, "--out", out)
+    said, wrong = p.communicate()
     assert p.returncode == 0, wrong
     return out

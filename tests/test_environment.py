@@ -21,7 +21,8 @@ def test_braindecode_imports_beside_any_torch():
 
 
 def test_the_torchaudio_stub_gives_names_and_no_dunders(monkeypatch):
-    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"): monkeypatch.setitem(sys.modules, name, None)
+    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"):
+        monkeypatch.setitem(sys.modules, name, None)
     torchaudio_stub.stub_torchaudio()
     from torchaudio.functional import fftconvolve, lfilter
     assert fftconvolve is not lfilter

@@ -295,10 +295,10 @@ def test_wrong_commands(argv, says, tmp_path, capfd):
 
 
 def test_names_from_runs(weights, tmp_path):
-    from sjepa_nb.command_line import _pretrainings
+    from sjepa_nb.runs import weights_of
     (tmp_path / "run").mkdir(); shutil.copy(weights, tmp_path / "run"); (tmp_path / "run" / "run.json").write_text(json.dumps(dict(data=dict(samples=2072), training=dict(radius=.6))))
-    assert list(_pretrainings([str(tmp_path / "run")])) == ["16s-60%"]
-    with pytest.raises(ValueError, match="two --weights are called 16s-60%"): _pretrainings([str(tmp_path / "run")] * 2)
+    assert list(weights_of([str(tmp_path / "run")])) == ["16s-60%"]
+    with pytest.raises(ValueError, match="two --weights are called 16s-60%"): weights_of([str(tmp_path / "run")] * 2)
 
 
 # ---------------------------------------------------------------- real recordings

@@ -1,4 +1,5 @@
-"""Recordings as people have them: each kind that once went wrong in silence, or was refused for nothing, with the right value."""
+"""Recordings as people have them: each kind that once went wrong in silence, or was refused for
+nothing, with the right value."""
 import json
 import os
 from pathlib import Path
@@ -27,17 +28,36 @@ def noise(names=T19, sfreq=250., seconds=60, sd=10., seed=0):
     return mne.io.RawArray(x, mne.create_info(list(names), sfreq, "eeg"), verbose="ERROR")
 
 
-# ---------------------------------------------------------------- channels that are no electrodes, references in names
+def save_noise(path, **kwargs):
+    "A recording of white noise in a file."
+    noise(**kwargs).save(path, overwrite=True, verbose="ERROR")
+    return path
+
+
+def read_one(path):
+    "The only run of a file."
+    (_, raw), = file_sources([path])[0].read()
+    return raw
+
+
+def build(folder, files, interval=2.):
+    "A store of windows of one second."
+    return build_store(folder, file_sources(files), 1., interval, progress=False)
+
+
+# ---------------------------------------------------------------- what a channel is, by its name
 
 @pytest.mark.parametrize("name, place", [
-    ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"), ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"),
-    ("EEG T3-REF", "T7"), ("A1", "A1"), ("EEG A1-REF", "A1"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
+    ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"),
+    ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"), ("EEG T3-REF", "T7"), ("A1", "A1"),
+    ("EEG A1-REF", "A1"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
 def test_references_in_names(name, place):
     assert canonical_name(name) == place
 
 
 def test_channels_that_are_no_electrodes_are_named_and_left_out():
-    beside = ["ECG ECG", "EEG EKG1-REF", "EEG ROC-REF", "EMG chin", "Resp thorax", "PHOTIC-REF", "DC1-DC", "POL E", "EEG A2-A1"]
+    beside = ["ECG ECG", "EEG EKG1-REF", "EEG ROC-REF", "EMG chin", "Resp thorax", "PHOTIC-REF",
+              "DC1-DC", "POL E", "EEG A2-A1"]
     raw = noise([f"EEG {n}-REF" for n in T19] + beside)
     raw._data[19:] *= 1000  # they would drown the reference
     rec = preprocess(raw)
@@ -48,13 +68,15 @@ def test_channels_that_are_no_electrodes_are_named_and_left_out():
 
 
 def test_names_that_say_nothing_are_still_refused():
-    with pytest.raises(ValueError, match="channels without a position: Q7"): preprocess(noise(T19 + ("Q7",)))
-    rec = preprocess(noise(T19 + ("Q7",)), Preprocessing(on_missing="drop"))
+    raw = noise(T19 + ("Q7",))
+    with pytest.raises(ValueError, match="channels without a position: Q7"): preprocess(raw)
+    rec = preprocess(raw, Preprocessing(on_missing="drop"))
     assert rec.notes == ("1 channels without a position left out: Q7",)
 
 
 def test_bipolar_derivations_are_said_to_be_such():
-    with pytest.raises(ValueError, match="bipolar derivations: Fp1-F7, F7-T7; each is the difference"): preprocess(noise(["Fp1-F7", "F7-T7"]))
+    said = "bipolar derivations: Fp1-F7, F7-T7; each is the difference"
+    with pytest.raises(ValueError, match=said): preprocess(noise(["Fp1-F7", "F7-T7"]))
 
 
 def test_an_electrode_with_a_place_of_its_own_is_an_electrode():
@@ -70,22 +92,43 @@ EEGMAT = Path(os.environ.get("EEGMAT", "/nonexistent"))
 
 @pytest.mark.skipif(not EEGMAT.exists(), reason="EEGMAT names no folder of eegmat's recordings")
 def test_eegmat_without_an_option(tmp_path):
-    store = build_store(tmp_path / "store", file_sources(sorted(EEGMAT.glob("*.edf"))), 4., progress=False)
+    sources = file_sources(sorted(EEGMAT.glob("*.edf")))
+    store = build_store(tmp_path / "store", sources, 4., progress=False)
     assert len(set(subjects_of(store.index))) == 18 and len(store.montage) == 19
     assert "EEG A2-A1" in store.describe() and "ECG ECG" in store.describe()
 
 
 # ---------------------------------------------------------------- whose recording it is
 
-@pytest.mark.parametrize("path, who", [
-    ("edf/01_tcp_ar/aaaaaaab_s001_t000.edf", ("TUH", "aaaaaaab", "s001")), ("edf/train/aaaaaaab/s002_2003/02_tcp_le/aaaaaaab_s002_t001.edf", ("TUH", "aaaaaaab", "s002")),
-    ("v1/00000258_s002_t000.edf", ("TUH", "00000258", "s002")), ("tuab/aaaaaaab_s001.edf", ("TUH", "aaaaaaab", "s001")),
-    ("chb/chb01/chb01_03.edf", ("CHB-MIT", "chb01", "0")), ("chb/chb17/chb17a_03.edf", ("CHB-MIT", "chb17", "0")), ("chb/chb21/chb21_01.edf", ("CHB-MIT", "chb01", "0")),
-    ("bci/A01T.gdf", ("BCI-IV", "A01", "0")), ("bci/A01E.gdf", ("BCI-IV", "A01", "0")), ("bci/B0103T.gdf", ("BCI-IV", "B01", "03")),
-    ("sleep/SC4001E0-PSG.edf", ("Sleep-EDF", "SC400", "1")), ("sleep/SC4002E0-PSG.edf", ("Sleep-EDF", "SC400", "2")), ("sleep/SC4011E0-PSG.edf", ("Sleep-EDF", "SC401", "1")),
-    ("mmi/S001/S001R01.edf", ("mmi", "S001", "0")), ("eegmat/Subject00_1.edf", ("eegmat", "Subject00", "0")), ("study/sub-03/ses-2/eeg/sub-03_ses-2_eeg.vhdr", ("study", "03", "ses-2")),
-    ("study/P01/rest.edf", ("study", "P01", "0")), ("study/VP03/rest.edf", ("study", "VP03", "0")), ("study/VPeaa/rest.vhdr", ("study", "VPeaa", "0")), ("study/patient12/rest.edf", ("study", "patient12", "0")),
-    ("study/patient12/session2/s02_rest.edf", ("study", "patient12", "0")), ("study/p01_s02.edf", ("study", "p01", "0")), ("P300/S01/x.edf", ("P300", "S01", "0")), ("P300/x.edf", ("P300", None, "0"))])
+WHO = {  # path → dataset, subject, session
+    "edf/01_tcp_ar/aaaaaaab_s001_t000.edf": ("TUH", "aaaaaaab", "s001"),
+    "edf/train/aaaaaaab/s002_2003/02_tcp_le/aaaaaaab_s002_t001.edf": ("TUH", "aaaaaaab", "s002"),
+    "v1/00000258_s002_t000.edf": ("TUH", "00000258", "s002"),
+    "tuab/aaaaaaab_s001.edf": ("TUH", "aaaaaaab", "s001"),
+    "chb/chb01/chb01_03.edf": ("CHB-MIT", "chb01", "0"),
+    "chb/chb17/chb17a_03.edf": ("CHB-MIT", "chb17", "0"),
+    "chb/chb21/chb21_01.edf": ("CHB-MIT", "chb01", "0"),
+    "bci/A01T.gdf": ("BCI-IV", "A01", "0"),
+    "bci/A01E.gdf": ("BCI-IV", "A01", "0"),
+    "bci/B0103T.gdf": ("BCI-IV", "B01", "03"),
+    "sleep/SC4001E0-PSG.edf": ("Sleep-EDF", "SC400", "1"),
+    "sleep/SC4002E0-PSG.edf": ("Sleep-EDF", "SC400", "2"),
+    "sleep/SC4011E0-PSG.edf": ("Sleep-EDF", "SC401", "1"),
+    "mmi/S001/S001R01.edf": ("mmi", "S001", "0"),
+    "eegmat/Subject00_1.edf": ("eegmat", "Subject00", "0"),
+    "study/sub-03/ses-2/eeg/sub-03_ses-2_eeg.vhdr": ("study", "03", "ses-2"),
+    "study/P01/rest.edf": ("study", "P01", "0"),
+    "study/VP03/rest.edf": ("study", "VP03", "0"),
+    "study/VPeaa/rest.vhdr": ("study", "VPeaa", "0"),
+    "study/patient12/rest.edf": ("study", "patient12", "0"),
+    "study/patient12/session2/s02_rest.edf": ("study", "patient12", "0"),
+    "study/p01_s02.edf": ("study", "p01", "0"),
+    "P300/S01/x.edf": ("P300", "S01", "0"),
+    "P300/x.edf": ("P300", None, "0"),
+}
+
+
+@pytest.mark.parametrize("path, who", WHO.items())
 def test_whose_recording_it_is(path, who):
     labels, rule = _whose(Path("/data") / path)
     assert (labels["dataset"], labels["subject"], labels["session"]) == who and rule
@@ -93,23 +136,23 @@ def test_whose_recording_it_is(path, who):
 
 def test_no_patient_of_tuh_is_in_two_parts(tmp_path):
     files = []
-    for patient in ("aaaaaaab", "aaaaaaac", "aaaaaaad"):
-        for session, folder in (("s001", "01_tcp_ar"), ("s002", "02_tcp_le")):
-            files.append(tmp_path / folder / f"{patient}_{session}_t000_raw.fif")
-            files[-1].parent.mkdir(exist_ok=True)
-            noise(seconds=30).save(files[-1], verbose="ERROR")
-    store = build_store(tmp_path / "store", file_sources(files), 1., 2., progress=False)
+    for session, folder in (("s001", "01_tcp_ar"), ("s002", "02_tcp_le")):
+        (tmp_path / folder).mkdir()
+        for patient in ("aaaaaaab", "aaaaaaac", "aaaaaaad"):
+            name = f"{patient}_{session}_t000_raw.fif"
+            files.append(save_noise(tmp_path / folder / name, seconds=30))
+    store = build(tmp_path / "store", files)
     assert set(subjects_of(store.index)) == {"TUH/aaaaaaab", "TUH/aaaaaaac", "TUH/aaaaaaad"}
     parts = split_by_subject(store.index, .34)
     patients = store.index.run.str[:8]
     assert not set(patients.iloc[parts["train"]]) & set(patients.iloc[parts["valid"]])
-    assert "subjects: TUH/aaaaaaab, TUH/aaaaaaac, TUH/aaaaaaad (by the names of TUH)" in store.describe()
+    who = "subjects: TUH/aaaaaaab, TUH/aaaaaaac, TUH/aaaaaaad (by the names of TUH)"
+    assert who in store.describe()
 
 
 def test_dates_with_dots_tell_runs_apart(tmp_path):
-    files = [tmp_path / n for n in ("S1_2020.01.02_raw.fif", "S1_2020.01.03_raw.fif", "S2_2020.01.03_raw.fif")]
-    for f in files: noise(seconds=30).save(f, verbose="ERROR")
-    store = build_store(tmp_path / "store", file_sources(files), 1., 2., progress=False)
+    names = ("S1_2020.01.02_raw.fif", "S1_2020.01.03_raw.fif", "S2_2020.01.03_raw.fif")
+    store = build(tmp_path / "store", [save_noise(tmp_path / n, seconds=30) for n in names])
     assert len(set(store.index.run)) == 3 and set(store.index.subject) == {"S1", "S2"}
 
 
@@ -125,11 +168,13 @@ def kept(rec, length=1., interval=.5):
 
 @pytest.mark.parametrize("words", ["boundary", "New Segment/", "BAD boundary", "EDGE boundary"])
 def test_a_cut(words):
-    "A step of hundreds of microvolts at an annotation: no window near it, no trace of it in the others, and each side as if it were alone."
+    """A step of hundreds of microvolts at an annotation: no window near it, no trace of it in the
+    others, and each side as if it were alone."""
     raw = noise(sfreq=128.)
     raw._data[:, 30 * 128:] += np.random.default_rng(1).normal(size=(19, 1)) * 300 * UV
-    first = mne.Annotations([0.], [0.], [words]) if words == "New Segment/" else mne.Annotations([], [], [])
-    raw.set_annotations(first + mne.Annotations([30.], [7. if words == "boundary" else 0.], [words]))   # EEGLAB writes how much it took out
+    onset = [0., 30.] if words == "New Segment/" else [30.]
+    took_out = 7. if words == "boundary" else 0.   # s; EEGLAB writes how much it was
+    raw.set_annotations(mne.Annotations(onset, took_out, words))
     rec = preprocess(raw)
     assert max(np.abs(w).max() for w in kept(rec)) < 45
     cut = np.flatnonzero(rec.reasons["cut"])
@@ -151,25 +196,44 @@ def test_a_skip_of_a_fif_file_is_a_cut_at_both_ends():
 
 def test_trials_are_not_cut_across_a_seam():
     raw = noise(seconds=20).set_annotations(mne.Annotations([10.], [0.], ["boundary"]))
-    assert [a["description"] for a in _mark_defects(raw).annotations if a["description"].startswith("BAD")] == ["BAD_cut"]
+    words = [a["description"] for a in _mark_defects(raw).annotations]
+    assert [w for w in words if w.startswith("BAD")] == ["BAD_cut"]
+
+
+def field(value, width):
+    "A field of an EDF header."
+    return str(value).ljust(width)[:width].encode()
+
+
+def edf_plus_d_header(names, samples, records):
+    "The header of an EDF+D file in tenths of a microvolt, with records of a second."
+    n = len(names)
+    fixed = [(0, 8), ("X X X X", 80), ("Startdate X X X X", 80), ("01.01.20", 8), ("00.00.00", 8),
+             (256 * (n + 1), 8), ("EDF+D", 44), (records, 8), (1, 8), (n, 4)]
+    columns = [(16, names), (80, [""] * n), (8, ["uV"] * (n - 1) + [""]), (8, [-3276.8] * n),
+               (8, [3276.7] * n), (8, [-32768] * n), (8, [32767] * n), (80, [""] * n),
+               (8, samples), (32, [""] * n)]
+    head = b"".join(field(*f) for f in fixed)
+    for width, values in columns: head += b"".join(field(v, width) for v in values)
+    return head
 
 
 def test_gaps_of_an_edf_plus_d_file(tmp_path):
-    "Ten records of a second, the last five a minute later: the seam is a cut, and what is marked after it keeps its place in the signal."
-    cell = lambda v, n: str(v).ljust(n)[:n].encode()
-    names, n, x = [*CHANNELS, "EDF Annotations"], [200] * 8 + [30], np.random.default_rng(0).normal(size=(8, 2000)) * 10
-    head = b"".join(cell(v, w) for v, w in ((0, 8), ("X X X X", 80), ("Startdate X X X X", 80), ("01.01.20", 8), ("00.00.00", 8), (256 * 10, 8), ("EDF+D", 44), (10, 8), (1, 8), (9, 4)))
-    columns = [(16, names), (80, [""] * 9), (8, ["uV"] * 8 + [""]), (8, [-3276.8] * 9), (8, [3276.7] * 9), (8, [-32768] * 9), (8, [32767] * 9), (80, [""] * 9), (8, n), (32, [""] * 9)]
-    head += b"".join(cell(v, w) for w, values in columns for v in values)
-    body = b""
+    """Ten records of a second, the last five a minute later: the seam is a cut, and what is marked
+    after it keeps its place in the signal."""
+    x = np.random.default_rng(0).normal(size=(8, 2000)) * 10
+    content = edf_plus_d_header([*CHANNELS, "EDF Annotations"], [200] * 8 + [30], 10)
     for i in range(10):
-        start = i + 60 * (i >= 5)
-        marks = f"+{start}\x14\x14\0".encode() + (b"+67\x141\x14left_hand\x14\0".replace(b"\x141\x14", b"\x14") if i == 7 else b"")
-        body += np.round(x[:, i * 200:(i + 1) * 200] * 10).astype("<i2").tobytes() + marks.ljust(60, b"\0")
-    (tmp_path / "s1.edf").write_bytes(head + body)
-    (_, raw), = file_sources([tmp_path / "s1.edf"])[0].read()
+        start = i if i < 5 else i + 60
+        marks = f"+{start}\x14\x14\0".encode()
+        if i == 7: marks += b"+67\x14left_hand\x14\0"
+        content += np.round(x[:, i * 200:(i + 1) * 200] * 10).astype("<i2").tobytes()
+        content += marks.ljust(60, b"\0")
+    (tmp_path / "s1.edf").write_bytes(content)
+    raw = read_one(tmp_path / "s1.edf")
     assert _cuts(raw) == [1000] and raw.n_times == 2000
-    assert {(a["description"], float(a["onset"])) for a in raw.annotations} == {("boundary", 5.), ("left_hand", 7.)}
+    found = {(a["description"], float(a["onset"])) for a in raw.annotations}
+    assert found == {("boundary", 5.), ("left_hand", 7.)}
     assert preprocess(raw).reasons["cut"].any()
 
 
@@ -177,18 +241,23 @@ def test_gaps_of_an_edf_plus_d_file(tmp_path):
 
 def edf(path, signals, unit="uV", limit=1000):
     edfio = pytest.importorskip("edfio")
-    signals = [edfio.EdfSignal(x, rate, label=n, physical_dimension=unit, physical_range=(-limit, limit)) for n, x, rate in signals]
+    about = dict(physical_dimension=unit, physical_range=(-limit, limit))
+    signals = [edfio.EdfSignal(x, rate, label=n, **about) for n, x, rate in signals]
     edfio.Edf(signals).write(path)
     return path
 
 
-@pytest.mark.parametrize("beside", [(), (("ECG", 512),), (("ECG", 512), ("Resp", 10)), (("SpO2", 1),)])
+BESIDE = (), (("ECG", 512),), (("ECG", 512), ("Resp", 10)), (("SpO2", 1),)   # channel, Hz
+
+
+@pytest.mark.parametrize("beside", BESIDE)
 def test_dead_stretches_beside_other_rates(tmp_path, beside):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(19, 128 * 60)) * 10
     x[:, 20 * 128:30 * 128] = 0
-    extra = [(n, rng.normal(size=rate * 60) * 100, rate) for n, rate in beside]
-    (_, raw), = file_sources([edf(tmp_path / "s1.edf", [(n, v, 128) for n, v in zip(T19, x)] + extra)])[0].read()
+    signals = [(n, v, 128) for n, v in zip(T19, x)]
+    signals += [(n, rng.normal(size=rate * 60) * 100, rate) for n, rate in beside]
+    raw = read_one(edf(tmp_path / "s1.edf", signals))
     rec = preprocess(raw)
     assert rec.reasons["flat"].sum() == 12 * 128 and raw.info["sfreq"] == 128
     assert all(n in rec.notes[0] for n, _ in beside)
@@ -210,21 +279,26 @@ def test_one_electrode_of_4_mV_is_left_out_before_the_reference():
     rec = preprocess(raw)
     assert rec.notes == ("bad, left out: Fp1 (far from the others in amplitude)",)
     np.testing.assert_array_equal(rec.data, good.data)
-    with pytest.raises(ValueError, match="more than 10 times larger or smaller than the other channels: Fp1; mark as bad"): preprocess(raw, Preprocessing(bad_channels="raise"))
+    said = "more than 10 times larger or smaller than the other channels: Fp1; mark as bad"
+    strict = Preprocessing(bad_channels="raise")
+    with pytest.raises(ValueError, match=said): preprocess(raw, strict)
     assert preprocess(raw, Preprocessing(bad_channels="keep")).montage.names == T19
 
 
 def test_many_bad_electrodes_are_refused():
     raw = noise()
     raw._data[:6] *= 400
-    with pytest.raises(ValueError, match="than the other channels: Fp1, Fp2, F3, F4, C3, C4"): preprocess(raw)
+    said = "than the other channels: Fp1, Fp2, F3, F4, C3, C4"
+    with pytest.raises(ValueError, match=said): preprocess(raw)
 
 
 def test_one_dead_channel_is_left_out_and_named():
     raw = noise()
     raw._data[3] = 2 * UV
     rec = preprocess(raw)
-    assert rec.notes == ("bad, left out: F4 (flat or NaN)",) and "F4" not in rec.montage.names and len(kept(rec)) == len(kept(preprocess(noise())))
+    assert rec.notes == ("bad, left out: F4 (flat or NaN)",)
+    assert "F4" not in rec.montage.names
+    assert len(kept(rec)) == len(kept(preprocess(noise())))
 
 
 def test_a_spike_is_bridged_left_out_and_counted():
@@ -233,7 +307,8 @@ def test_a_spike_is_bridged_left_out_and_counted():
     rec = preprocess(raw)
     windows, offsets, why = cut_windows(rec, 1., .5)
     assert why == {"extreme": why["extreme"]} and 4 <= why["extreme"] <= 8
-    assert np.abs(rec.data - clean.data)[:, ~rec.bad].max() < 2   # it left no trace elsewhere, and none on other channels
+    # it left no trace elsewhere, and none on other channels
+    assert np.abs(rec.data - clean.data)[:, ~rec.bad].max() < 2
     raw = noise()
     raw._data[2, 30 * 250:] += 50e-3   # a step of 50 mV where the amplifier was set back
     assert max(np.abs(w).max() for w in kept(preprocess(raw))) < 10 * 100
@@ -245,76 +320,90 @@ def test_blinks_are_no_extremes():
     assert not preprocess(raw).bad.any() and preprocess(raw).notes == ()
 
 
-# ---------------------------------------------------------------- names of another system, places in another frame
+# ---------------------------------------------------------------- other names, another frame
 
-@pytest.mark.parametrize("cap, n", [("biosemi128", 128), ("biosemi160", 160), ("biosemi256", 256), ("GSN-HydroCel-32", 33), ("GSN-HydroCel-65_1.0", 65), ("GSN-HydroCel-129", 129), ("GSN-HydroCel-257", 257)])
+@pytest.mark.parametrize("cap, n", [
+    ("biosemi128", 128), ("biosemi160", 160), ("biosemi256", 256), ("GSN-HydroCel-32", 33),
+    ("GSN-HydroCel-65_1.0", 65), ("GSN-HydroCel-129", 129), ("GSN-HydroCel-257", 257)])
 def test_caps_of_other_systems_by_their_names(cap, n):
     cap = mne.channels.make_standard_montage(cap)
     info = mne.create_info(cap.ch_names, 128., "eeg")
-    by_name, digitised = recording_montage(info)[0], recording_montage(info.copy().set_montage(cap))[0]
+    by_name, _ = recording_montage(info)
+    digitised, _ = recording_montage(info.copy().set_montage(cap))
     assert len(by_name) == n and by_name.names == digitised.names
     np.testing.assert_allclose(by_name.positions, digitised.positions, atol=.05)
     assert {k for k in by_name.names if canonical_name(k)} <= {"Cz"}
 
 
-@pytest.mark.parametrize("names", [[f"{s}{i}" for s in "ABFO" for i in range(1, 9)], [f"{s}{i}" for s in ("A", "B") for i in range(1, 33)]])
+NEEDLES = [f"{s}{i}" for s in "ABFO" for i in range(1, 9)]
+A_AND_B = [f"{s}{i}" for s in "AB" for i in range(1, 33)]
+
+
+@pytest.mark.parametrize("names", [NEEDLES, A_AND_B])
 def test_names_of_another_system_without_a_place(names):
     "Needles inside the head, and 64 channels A1 to B32 that may be a whole cap or half of one."
-    with pytest.raises(ValueError, match="names of another system, and no positions: A1, A2"): preprocess(noise(names, seconds=10))
-    with pytest.raises(ValueError, match="names of another system"): preprocess(noise(names, seconds=10), Preprocessing(on_missing="drop"))
+    raw, said = noise(names, seconds=10), "names of another system, and no positions: A1, A2"
+    with pytest.raises(ValueError, match=said): preprocess(raw)
+    with pytest.raises(ValueError, match=said): preprocess(raw, Preprocessing(on_missing="drop"))
 
 
 @pytest.mark.parametrize("names", [T19, LEE2019_CHANNELS])
-@pytest.mark.parametrize("radius, shift", [(.095, (0, 0, 0)), (.11, (0, 0, .01)), (.085, (0, .02, -.02))])
+@pytest.mark.parametrize("radius, shift", [
+    (.095, (0, 0, 0)), (.11, (0, 0, .01)), (.085, (0, .02, -.02))])   # m
 def test_places_on_a_sphere_around_another_origin(names, radius, shift):
+    def placed():
+        cap = mne.channels.make_dig_montage(places, coord_frame="head")
+        info = mne.create_info(list(names), 128., "eeg").set_montage(cap)
+        return recording_montage(info)[0].names
+
     sphere = mne.channels.make_standard_montage("spherical_1005").get_positions()["ch_pos"]
     places = {n: sphere[n] / np.linalg.norm(sphere[n]) * radius + shift for n in names}
-    info = mne.create_info(list(names), 128., "eeg").set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
-    assert recording_montage(info)[0].names == tuple(names)
-    places[names[4]], places[names[5]] = places[names[9]].copy() + .001, places[names[8]].copy() + .001   # two names that deceive
-    info = mne.create_info(list(names), 128., "eeg").set_montage(mne.channels.make_dig_montage(places, coord_frame="head"))
-    assert {n for n in recording_montage(info)[0].names if "*" in n} == {f"{names[4]}*", f"{names[5]}*"}
+    assert placed() == tuple(names)
+    places[names[4]] = places[names[9]] + .001   # two names that deceive
+    places[names[5]] = places[names[8]] + .001
+    assert {n for n in placed() if "*" in n} == {f"{names[4]}*", f"{names[5]}*"}
 
 
 # ---------------------------------------------------------------- files
 
 def test_another_recording_of_the_same_size_is_noticed(tmp_path):
-    path = tmp_path / "s1_raw.fif"
-    noise(seconds=20).save(path, verbose="ERROR")
-    build = lambda: build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
-    size, store = path.stat().st_size, build()
-    assert len(build()) == len(store)
-    noise(seconds=20, seed=1).save(path, overwrite=True, verbose="ERROR")
+    path = save_noise(tmp_path / "s1_raw.fif", seconds=20)
+    size, store = path.stat().st_size, build(tmp_path / "store", [path])
+    assert len(build(tmp_path / "store", [path])) == len(store)
+    save_noise(path, seconds=20, seed=1)
     assert path.stat().st_size == size
-    with pytest.raises(ValueError, match="has other options or another content"): build()
+    said = "has other options or another content"
+    with pytest.raises(ValueError, match=said): build(tmp_path / "store", [path])
 
 
 def test_a_store_of_before_still_opens(tmp_path):
-    "Its preprocessing knows no `bad_channels`, its sources a file's size alone, and it does not say how subjects were found."
-    path = tmp_path / "s1_raw.fif"
-    noise(seconds=20).save(path, verbose="ERROR")
-    store = build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
+    """Its preprocessing knows no `bad_channels`, its sources a file's size alone, and it does not
+    say how subjects were found."""
+    path = save_noise(tmp_path / "s1_raw.fif", seconds=20)
+    store = build(tmp_path / "store", [path])
     file = tmp_path / "store/zarr.json"
     about = json.loads(file.read_text())
     old = about["attributes"]
     del old["preprocessing"]["bad_channels"], old["subjects_by"]
     old["sources"] = {k: v.split("-")[0] for k, v in old["sources"].items()}
     file.write_text(json.dumps(about))
-    again = build_store(tmp_path / "store", file_sources([path]), 1., 2., progress=False)
+    again = build(tmp_path / "store", [path])
     assert len(again) == len(store) and "1 subjects" in again.describe()
-    with pytest.raises(ValueError, match="another store"): build_store(tmp_path / "store", file_sources([path]), 1., 3., progress=False)
+    with pytest.raises(ValueError, match="another store"): build(tmp_path / "store", [path], 3.)
 
 
 def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     rng = np.random.default_rng(0)
-    path = edf(tmp_path / "s1.edf", [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)])
-    with pytest.raises(ValueError, match="several channels of one name, numbered by the reader: Fz-0, Fz-1"): preprocess(next(file_sources([path])[0].read())[1])
-    rec = preprocess(next(file_sources([path])[0].read())[1], Preprocessing(on_missing="drop"))
+    signals = [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)]
+    path = edf(tmp_path / "s1.edf", signals)
+    said = "several channels of one name, numbered by the reader: Fz-0, Fz-1"
+    with pytest.raises(ValueError, match=said): preprocess(read_one(path))
+    rec = preprocess(read_one(path), Preprocessing(on_missing="drop"))
     assert "Fz" not in rec.montage.names and "Fz-0, Fz-1" in rec.notes[0]
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
     path.write_bytes(content)
-    assert next(file_sources([path])[0].read())[1].n_times == 200 * 20
+    assert read_one(path).n_times == 200 * 20
 
 
 # ---------------------------------------------------------------- trials
@@ -322,7 +411,9 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
 class Harmed(BaseDataset):
     "Ten trials of imagery, of which the fourth is harmed."
     def __init__(self, harm):
-        super().__init__(subjects=[1], sessions_per_subject=1, events=dict(left_hand=1, right_hand=2), code="Harmed", interval=[0, 4], paradigm="imagery")
+        events = dict(left_hand=1, right_hand=2)
+        super().__init__(subjects=[1], sessions_per_subject=1, events=events, code="Harmed",
+                         interval=[0, 4], paradigm="imagery")
         self.harm = harm
 
     def data_path(self, subject, **kwargs): return []
@@ -330,7 +421,8 @@ class Harmed(BaseDataset):
     def _get_single_subject_data(self, subject):
         raw = noise(CHANNELS, 200., 70)
         self.harm(raw._data, slice(20 * 200, 24 * 200))
-        return {"0": {"0": raw.set_annotations(mne.Annotations(np.arange(2, 62, 6.), 4, ["left_hand", "right_hand"] * 5))}}
+        trials = mne.Annotations(np.arange(2, 62, 6.), 4, ["left_hand", "right_hand"] * 5)
+        return {"0": {"0": raw.set_annotations(trials)}}
 
 
 def silence(x, s): x[:, s] = 0
@@ -342,12 +434,16 @@ def electrode(x, s): x[4] *= 400
 
 @pytest.mark.parametrize("harm", [silence, gap, volts, microvolts])
 def test_one_harmed_trial_among_good_ones(harm):
-    with pytest.warns(UserWarning, match="1 trials left out"): X, y, meta, montage = load_trials(Harmed(harm), "MI")
+    with pytest.warns(UserWarning, match="1 trials left out"):
+        X, *_ = load_trials(Harmed(harm), "MI")
     assert X.shape == (9, 8, 536) and 3 < X.std(-1).min() and X.std(-1).max() < 12
 
 
 def test_a_bad_electrode_stays_out_of_the_reference_of_trials():
-    with pytest.warns(UserWarning, match="far from the others and not in the reference: C4"): X, y, meta, montage = load_trials(Harmed(electrode), "MI")
+    with pytest.warns(UserWarning, match="far from the others and not in the reference: C4"):
+        X, _, _, montage = load_trials(Harmed(electrode), "MI")
     others = [i for i, n in enumerate(montage.names) if n != "C4"]
     assert len(X) == 10 and X[:, others].std(-1).max() < 12
-    with pytest.raises(ValueError, match="than the other channels: C4"): load_trials(Harmed(electrode), "MI", preprocessing=Preprocessing(bad_channels="raise"))
+    strict = Preprocessing(bad_channels="raise")
+    with pytest.raises(ValueError, match="than the other channels: C4"):
+        load_trials(Harmed(electrode), "MI", preprocessing=strict)
