@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'PRESETS', 'SJEPAConfig', 'Output', 'masked_l1', 'SJEPA', 'shipped_models']
 
-# %% ../nbs/13_model.ipynb #22322e4c
+# %% ../nbs/13_model.ipynb #1f08e7ca
 import copy
 import json
 from dataclasses import asdict, dataclass, fields
@@ -173,7 +173,7 @@ def save(self: SJEPA, path: str | Path):
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
-# %% ../nbs/13_model.ipynb #a796eee6
+# %% ../nbs/13_model.ipynb #9453c4f3
 @patch(cls_method=True)
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`
