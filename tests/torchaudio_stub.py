@@ -1,4 +1,5 @@
-"""Importing this makes `import braindecode` work where torchaudio does not load: its builds for a GPU do not, beside a torch for the CPU. S-JEPA needs none of it."""
+"""Importing this makes `import braindecode` work where torchaudio does not load: its builds for a
+GPU do not, beside a torch for the CPU. S-JEPA needs none of it."""
 import sys
 import types
 
@@ -12,8 +13,10 @@ class _Stub(types.ModuleType):
 
 def stub_torchaudio():
     "Put empty modules in its place."
-    for name in ("torchaudio", "torchaudio.functional", "torchaudio.transforms"): sys.modules[name] = _Stub(name)
-    for name in ("functional", "transforms"): setattr(sys.modules["torchaudio"], name, sys.modules[f"torchaudio.{name}"])
+    whole = sys.modules["torchaudio"] = _Stub("torchaudio")
+    for name in ("functional", "transforms"):
+        part = sys.modules[f"torchaudio.{name}"] = _Stub(f"torchaudio.{name}")
+        setattr(whole, name, part)
 
 
 try: import torchaudio  # noqa: F401

@@ -2,9 +2,10 @@
 
     python tools/measure.py [--csv FILE] [PAGE or FILE …]
 
-Columns: code lines; lines over 100 and over 120 characters; statements packed behind a `;`; exported cells and their lines (median, 90th percentile, longest,
-longest that is not one class); exported lines before the first call; lines of the longest
-function; branches of the worst; public names.
+Columns: code lines; lines over 100 and over 120 characters (without `#|` directives, which are
+one line for nbdev); statements packed behind a `;`; exported cells and their lines (median, 90th
+percentile, longest, longest that is not one class); exported lines before the first call; lines
+of the longest function; branches of the worst; public names.
 """
 import argparse
 import ast
@@ -20,7 +21,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 BRANCHES = (ast.If, ast.For, ast.While, ast.IfExp, ast.ExceptHandler, ast.comprehension, ast.And,
             ast.Or, ast.match_case)
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
+GROUPS = "nbs/*.ipynb", "tests/*.py", "benchmarks/*.py", "tools/*.py"
+SUMS = "lines", "over 100", "over 120", "packed", "cells", "public"
+MAXIMA = "longest", "no class", "before a call", "longest function", "branches"
 
+
+# ---------------------------------------------------------------- one cell
 
 def code_cells(path):
     "The code of a page's cells, or a Python file as one cell."
@@ -32,10 +39,19 @@ def code_cells(path):
 def is_export(source): return bool(re.match(r"(\s*#\|.*\n)*\s*#\|\s*exports?\b", source))
 
 
+def code_lines(source):
+    "A cell's lines without its directives."
+    return [line for line in source.splitlines() if not re.match(r"\s*#\|", line)]
+
+
 def body(source):
     "A cell's lines without its directives and blank ends."
-    lines = [line for line in source.strip().splitlines() if not re.match(r"\s*#\|", line)]
-    return "\n".join(lines).strip().splitlines()
+    return "\n".join(code_lines(source)).strip().splitlines()
+
+
+def long_lines(source, most=100):
+    "The lines of a cell with more characters than `most`."
+    return [line for line in code_lines(source) if len(line) > most]
 
 
 def parse(source):
@@ -55,9 +71,17 @@ def is_imports(source):
     return all(isinstance(n, (ast.Import, ast.ImportFrom, ast.Try)) for n in parse(source).body)
 
 
+def one_class(source):
+    "Whether a cell is one class and nothing else."
+    nodes = parse(source).body
+    return len(nodes) == 1 and isinstance(nodes[0], ast.ClassDef)
+
+
+# ---------------------------------------------------------------- all cells of a page
+
 def branches(function):
     "Branches of a function: each `if`, loop, handler, comprehension, `and` and `or` adds one."
-    inner = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    inner = (*FUNCTIONS, ast.ClassDef, ast.Lambda)
     count, todo = 1, list(ast.iter_child_nodes(function))
     while todo:
         node = todo.pop()
@@ -71,15 +95,9 @@ def functions(cells):
     res = []
     for source in cells:
         for node in ast.walk(parse(source)):
-            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): continue
+            if not isinstance(node, FUNCTIONS): continue
             res.append((node.name, node.end_lineno - node.lineno + 1, branches(node)))
     return res
-
-
-def one_class(source):
-    "Whether a cell is one class and nothing else."
-    nodes = parse(source).body
-    return len(nodes) == 1 and isinstance(nodes[0], ast.ClassDef)
 
 
 def before_a_call(cells):
@@ -104,24 +122,63 @@ def public(cells):
     return sum(not n.startswith("_") for n in names)
 
 
-def measure(path):
-    "One row of the table."
-    cells = code_cells(path)
-    lines = [line for source in cells for line in source.splitlines() if line.strip()]
-    is_page = path.suffix == ".ipynb"
-    exported = [s for s in cells if is_export(s) and not is_imports(s)] if is_page else []
-    sizes = [len(body(s)) for s in exported] or [0]
-    loose = [len(body(s)) for s in exported if not one_class(s)] or [0]
-    found = functions(exported or cells) or [("", 0, 0)]
+# ---------------------------------------------------------------- the table
+
+def exported_cells(path):
+    "The cells that make the module, without its imports; none in a Python file."
+    if path.suffix == ".py": return []
+    return [s for s in code_cells(path) if is_export(s) and not is_imports(s)]
+
+
+def spread(sizes):
+    if not sizes: return {"median": 0, "90 %": 0}
+    return {"median": int(np.median(sizes)), "90 %": int(np.percentile(sizes, 90))}
+
+
+def of_functions(cells):
+    "The columns about functions."
+    found = functions(cells) or [("", 0, 0)]
     worst = max(found, key=lambda f: f[2])
-    row = {"file": path.name, "lines": len(lines), "over 100": sum(len(s) > 100 for s in lines),
-           "over 120": sum(len(s) > 120 for s in lines), "packed": sum(map(packed, cells))}
-    row |= {"cells": len(exported), "median": int(np.median(sizes)),
-            "90 %": int(np.percentile(sizes, 90)), "longest": max(sizes), "no class": max(loose)}
-    row |= {"before a call": before_a_call(cells) if is_page else 0,
-            "longest function": max(f[1] for f in found), "branches": worst[2], "worst": worst[0],
-            "public": public(exported)}
-    return row, sizes
+    return {"longest function": max(f[1] for f in found), "branches": worst[2], "worst": worst[0]}
+
+
+def measure(path):
+    "One row of the table, and the lines of each exported cell."
+    cells, exported = code_cells(path), exported_cells(path)
+    sizes = [len(body(s)) for s in exported]
+    row = {"file": path.name, "lines": len(re.findall(r"^.*\S", "\n".join(cells), flags=re.M))}
+    for n in (100, 120): row[f"over {n}"] = sum(len(long_lines(s, n)) for s in cells)
+    row |= {"packed": sum(map(packed, cells)), "cells": len(exported)} | spread(sizes)
+    row["longest"] = max(sizes, default=0)
+    row["no class"] = max((len(body(s)) for s in exported if not one_class(s)), default=0)
+    row["before a call"] = before_a_call(cells) if exported else 0
+    return row | of_functions(exported or cells) | {"public": public(exported)}, sizes
+
+
+def totals(rows, sizes):
+    "The last row: sums, maxima, and the spread over the exported cells of all pages."
+    total = dict.fromkeys(rows[0], "") | {"file": "all"}
+    for k in SUMS: total[k] = sum(r[k] for r in rows)
+    for k in MAXIMA: total[k] = max(r[k] for r in rows)
+    return total | spread(sizes)
+
+
+def write_csv(rows, path):
+    with open(path, "w", newline="") as f:
+        out = csv.DictWriter(f, rows[0])
+        out.writeheader()
+        out.writerows(rows)
+
+
+def show(rows):
+    "Print the rows in columns, words to the left and numbers to the right."
+    rows = [{k: k for k in rows[0]}, *rows]
+    widths = {k: max(len(str(r[k])) for r in rows) for k in rows[0]}
+    for r in rows:
+        words = []
+        for k, w in widths.items():
+            words.append(str(r[k]).ljust(w) if k in ("file", "worst") else str(r[k]).rjust(w))
+        print("  ".join(words).rstrip())
 
 
 def main():
@@ -129,30 +186,15 @@ def main():
     p.add_argument("files", nargs="*", type=Path)
     p.add_argument("--csv", type=Path)
     args = p.parse_args()
-    groups = ["nbs/*.ipynb", "tests/*.py", "benchmarks/*.py", "tools/*.py"]
-    paths = args.files or [f for g in groups for f in sorted(ROOT.glob(g))]
+    paths = args.files or [f for g in GROUPS for f in sorted(ROOT.glob(g))]
     rows, sizes = [], []
     for path in paths:
         row, own = measure(path)
         rows.append(row)
-        if row["cells"]: sizes += own
-    sums = ("lines", "over 100", "over 120", "packed", "cells", "public")
-    total = {k: sum(r[k] for r in rows) for k in sums}
-    if sizes: total |= {"median": int(np.median(sizes)), "90 %": int(np.percentile(sizes, 90))}
-    for k in ("longest", "no class", "before a call", "longest function", "branches"):
-        total[k] = max(r[k] for r in rows)
-    rows.append({k: total.get(k, "") for k in rows[0]} | {"file": "all"})
-    if args.csv:
-        with open(args.csv, "w", newline="") as f:
-            out = csv.DictWriter(f, rows[0])
-            out.writeheader()
-            out.writerows(rows)
-    widths = {k: max(len(str(r[k])) for r in [*rows, {k: k}]) for k in rows[0]}
-    for r in [{k: k for k in rows[0]}, *rows]:
-        words = []
-        for k, w in widths.items():
-            words.append(str(r[k]).ljust(w) if k in ("file", "worst") else str(r[k]).rjust(w))
-        print("  ".join(words).rstrip())
+        sizes += own
+    rows.append(totals(rows, sizes))
+    if args.csv: write_csv(rows, args.csv)
+    show(rows)
 
 
 if __name__ == "__main__": main()
