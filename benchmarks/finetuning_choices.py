@@ -1,11 +1,13 @@
-"""Which choices of downstream training matter? One choice changed at a time, on simulated people whom no pre-training has seen.
+"""Which choices of downstream training matter? One choice changed at a time, on simulated people
+whom no pre-training has seen.
 
     python benchmarks/finetuning_choices.py --part development --weights model.safetensors
     python benchmarks/finetuning_choices.py --part test --weights model.safetensors
 
-Choices are made on the development subjects; the test subjects are looked at once, to confirm them. Each row of
-results/finetuning_choices.csv is one fit: so many training trials of one subject, and the score on all trials that are left
-(AUC for ERP, accuracy else). Rows that are there already are skipped, so that an interrupted run goes on.
+Choices are made on the development subjects; the test subjects are looked at once, to confirm them.
+Each row of results/finetuning_choices.csv is one fit: so many training trials of one subject, and
+the score on all trials that are left (AUC for ERP, accuracy else). Rows that are there already are
+skipped, so that an interrupted run goes on.
 """
 import argparse
 import time
@@ -28,7 +30,8 @@ from sjepa_nb.simulation import SimulatedERP, SimulatedMI, SimulatedSSVEP
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "finetuning_choices.csv"
 EFFECT = 1.  # of the simulation: the calibrated strength
 SUBJECTS = dict(development=(9, 10, 13, 14, 15, 16), test=(17, 18, 19))
-DATA = dict(MI=(SimulatedMI, dict(n_sessions=2, n_trials=100)), SSVEP=(SimulatedSSVEP, dict(n_sessions=2, n_trials=100)),
+DATA = dict(MI=(SimulatedMI, dict(n_sessions=2, n_trials=100)),
+            SSVEP=(SimulatedSSVEP, dict(n_sessions=2, n_trials=100)),
             ERP=(SimulatedERP, dict(n_trials=480, test_run=False)))
 KIND = dict(MI="csp", SSVEP="class means", ERP="xdawn")  # of filters from data
 TRIALS = 20, 40, 80, 160  # to train on
@@ -58,7 +61,8 @@ def trials(paradigm, subject):
     "Trials, labels, montage of one simulated subject."
     kind, settings = DATA[paradigm]
     data = kind(subject, effect=EFFECT, **settings)
-    with mne.utils.use_log_level("ERROR"): X, y, _, montage = load_trials(data, paradigm, [subject])
+    with mne.utils.use_log_level("ERROR"):
+        X, y, _, montage = load_trials(data, paradigm, [subject])
     return X, y, montage
 
 
@@ -73,7 +77,8 @@ def make(paradigm, choice, weights, montage, strategy):
 def measure(paradigm, subject, choice, n, strategy, weights):
     "Score and seconds of one fit."
     X, y, montage = trials(paradigm, subject)
-    train, test = next(StratifiedShuffleSplit(1, train_size=n, test_size=len(y) - n, random_state=0).split(y, y))
+    parts = StratifiedShuffleSplit(1, train_size=n, test_size=len(y) - n, random_state=0)
+    train, test = next(parts.split(y, y))
     start = time.time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,8 +87,9 @@ def measure(paradigm, subject, choice, n, strategy, weights):
     return dict(score=score, test_trials=len(test), seconds=round(time.time() - start, 2))
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments():
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     p.add_argument("--part", choices=SUBJECTS, required=True)
     p.add_argument("--weights", help="a pre-trained model (default: random weights alone)")
     p.add_argument("--no-random", action="store_true", help="leave the random weights out")
@@ -92,21 +98,36 @@ def main():
     p.add_argument("--trials", type=int, nargs="+", default=list(TRIALS))
     p.add_argument("--choices", nargs="+", choices=CHOICES, default=list(CHOICES))
     p.add_argument("--strategies", nargs="+", choices=("full", "new"), default=["full"])
-    a = p.parse_args()
+    return p.parse_args()
+
+
+def fits(a, models):
+    "Paradigm, subject, model, strategy, choice and number of trials of every fit."
+    for subject in a.subjects or SUBJECTS[a.part]:
+        if subject not in SUBJECTS[a.part]:
+            raise SystemExit(f"subject {subject} is none of {a.part}")
+        for paradigm, n, name, choice in product(a.paradigms, a.trials, models, a.choices):
+            strategies = ["none"] if "probe" in choice else a.strategies
+            for strategy in strategies: yield paradigm, subject, name, strategy, choice, n
+
+
+def main():
+    a = arguments()
     torch.set_num_threads(1)
     keys = ["effect", "part", "paradigm", "subject", "weights", "strategy", "choice", "trials"]
     done = pd.read_csv(RESULTS) if RESULTS.exists() else pd.DataFrame(columns=keys)
     seen = set(map(tuple, done[keys].itertuples(index=False)))
-    models = ({"pre-trained": a.weights} if a.weights else {}) | ({} if a.no_random else {"random": None})
-    for subject in a.subjects or SUBJECTS[a.part]:
-        if subject not in SUBJECTS[a.part]: raise SystemExit(f"subject {subject} is none of {a.part}")
-        for paradigm, n, (name, weights), choice in product(a.paradigms, a.trials, models.items(), a.choices):
-            for strategy in ["none"] if "probe" in choice else a.strategies:
-                key = EFFECT, a.part, paradigm, subject, name, strategy, choice, n
-                if key in seen: continue
-                row = dict(zip(keys, key)) | measure(paradigm, subject, choice, n, strategy, weights)
-                pd.DataFrame([row]).to_csv(RESULTS, mode="a", index=False, header=not RESULTS.exists(), float_format="%.4g")
-                print(row, flush=True)
+    models = {}
+    if a.weights: models["pre-trained"] = a.weights
+    if not a.no_random: models["random"] = None
+    for fit in fits(a, models):
+        key = EFFECT, a.part, *fit
+        if key in seen: continue
+        paradigm, subject, name, strategy, choice, n = fit
+        row = measure(paradigm, subject, choice, n, strategy, models[name])
+        row = pd.DataFrame([dict(zip(keys, key)) | row])
+        row.to_csv(RESULTS, mode="a", index=False, header=not RESULTS.exists(), float_format="%.4g")
+        print(row.iloc[0].to_dict(), flush=True)
 
 
 if __name__ == "__main__": main()

@@ -277,10 +277,10 @@ def sample(
 ) -> dict:
     "Some hidden and visible tokens of a batch, their places, and the hidden band powers."
     n = out.target.shape[1] // int(masks.hidden.sum(1).max())  # tokens a channel
-    hidden = dict(target=_real_tokens(out.target, out.keep),
-                  predicted=_real_tokens(out.predicted, out.keep),
+    hidden = dict(target=_real_tokens(out.target, out.exists),
+                  predicted=_real_tokens(out.predicted, out.exists),
                   place=token_places(masks.hidden, channels, n), powers=_hidden_powers(x, masks))
-    visible = dict(context=_real_tokens(out.context, out.context_keep),
+    visible = dict(context=_real_tokens(out.context, out.context_exists),
                    context_place=token_places(masks.visible, channels, n))
     take = torch.randperm(len(hidden["target"]), generator=generator)[:most]
     look = torch.randperm(len(visible["context"]), generator=generator)[:most]

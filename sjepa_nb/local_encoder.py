@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 # %% ../nbs/07_local_encoder.ipynb #b9994026
-# At 128 Hz the first kernel covers 0.25 s; the others join features in pairs.
-CONVOLUTIONS = ((8, 32, 8), (16, 2, 2), (32, 2, 2), (64, 2, 2), (64, 2, 2))  # (feature maps, kernel, stride)
+# (feature maps, kernel, stride). At 128 Hz the first kernel covers 0.25 s; the others join pairs.
+CONVOLUTIONS = ((8, 32, 8), (16, 2, 2), (32, 2, 2), (64, 2, 2), (64, 2, 2))
 
 # %% ../nbs/07_local_encoder.ipynb #c931612d
 def _receptive_field(layers):
@@ -21,25 +21,31 @@ def _receptive_field(layers):
     for _, _, step in layers: stride *= step
     return field, stride
 
-TOKEN_SAMPLES, TOKEN_STRIDE = _receptive_field(CONVOLUTIONS)  # samples that a token sees, samples between two tokens
+# samples that a token sees, samples between two tokens
+TOKEN_SAMPLES, TOKEN_STRIDE = _receptive_field(CONVOLUTIONS)
 
 # %% ../nbs/07_local_encoder.ipynb #70da450d
 def n_tokens(
     n_samples: int,  # length of a window at 128 Hz
 ) -> int:  # tokens a channel
     "Tokens that a window holds. Raises `ValueError` for a window shorter than one token."
-    if n_samples < TOKEN_SAMPLES: raise ValueError(f"a window of {n_samples} samples is shorter than one token: at least {TOKEN_SAMPLES} samples ({TOKEN_SAMPLES/128:.2f} s at 128 Hz) are needed")
+    if n_samples < TOKEN_SAMPLES:
+        raise ValueError(f"a window of {n_samples} samples is shorter than one token: at least "
+                         f"{TOKEN_SAMPLES} samples ({TOKEN_SAMPLES/128:.2f} s at 128 Hz) are needed")
     return (n_samples - TOKEN_SAMPLES) // TOKEN_STRIDE + 1
 
 # %% ../nbs/07_local_encoder.ipynb #d92f11b7
 class LocalEncoder(nn.Module):
-    "Encode every channel alone: `(batch, channels, samples)` in microvolts at 128 Hz → tokens `(batch, channels, tokens, 64)`. Paper, section \"Local encoder\"."
+    """Encode every channel alone: `(batch, channels, samples)` in microvolts at 128 Hz → tokens
+    `(batch, channels, tokens, 64)`. Paper, section "Local encoder"."""
     def __init__(self,
         convolutions=CONVOLUTIONS,  # `(feature maps, kernel, stride)` of each layer
     ):
         super().__init__()
         maps = [1] + [c[0] for c in convolutions]
-        self.convs = nn.ModuleList(nn.Conv1d(i, o, k, s, bias=False) for i, (o, k, s) in zip(maps, convolutions))
+        self.convs = nn.ModuleList(
+            nn.Conv1d(before, after, kernel, stride, bias=False)
+            for before, (after, kernel, stride) in zip(maps, convolutions))
         self.norm = nn.GroupNorm(maps[1], maps[1])
         for conv in self.convs: nn.init.kaiming_normal_(conv.weight)
 

@@ -18,7 +18,7 @@ from .montage import Montage, flatten_positions
 # %% ../nbs/09_spatial_masking.ipynb #3b560021
 @dataclass
 class Masks:
-    "What is visible and what is to be predicted. Contexts and targets are rows; a row of channels is a boolean vector."
+    "What is visible and what is to be predicted: a row of channels for each context and target."
     visible: torch.Tensor  # (contexts, channels) bool
     example: torch.Tensor  # (contexts,) the example of the batch that each context is cut from
     hidden: torch.Tensor   # (targets, channels) bool
@@ -26,7 +26,8 @@ class Masks:
 
     def to(self, device):
         "The same masks on another device."
-        return Masks(*(getattr(self, f).to(device) for f in ("visible", "example", "hidden", "context")))
+        return Masks(self.visible.to(device), self.example.to(device),
+                     self.hidden.to(device), self.context.to(device))
 
 # %% ../nbs/09_spatial_masking.ipynb #5bc63165
 @patch
@@ -47,7 +48,8 @@ def sphere(
     montage: Montage,
     radius: float,  # head radii
 ) -> np.ndarray:  # (centres, channels) bool
-    "The channels within `radius` (strictly) of each channel. Paper, section \"Spatial Block Masking strategy\"."
+    """The channels within `radius` (strictly) of each channel.
+    Paper, section "Spatial Block Masking strategy"."""
     return montage.distances() < radius
 
 # %% ../nbs/09_spatial_masking.ipynb #f738ee01
@@ -58,46 +60,61 @@ class SphereMask:
         radius: float = .6,  # head radii
         max_share: float = .5,  # a sphere that holds more of the channels shrinks to this share
     ):
-        if radius <= 0: raise ValueError(f"the radius of a mask is positive, in head radii; got {radius}")
-        if len(montage) < 2: raise ValueError("a mask needs at least 2 channels: one to hide and one to see")
+        if radius <= 0:
+            raise ValueError(f"the radius of a mask is positive, in head radii; got {radius}")
+        if len(montage) < 2:
+            raise ValueError("a mask needs at least 2 channels: one to hide and one to see")
         self.montage, self.radius = montage, radius
-        most, distances = max(1, int(max_share * len(montage))), montage.distances()
-        rank = distances.argsort(1, kind="stable").argsort(1)         # 0 for the centre itself
-        self.table = torch.from_numpy((distances < radius) & (rank < most))  # (centres, channels)
+        most = max(1, int(max_share * len(montage)))
+        rank = montage.distances().argsort(1, kind="stable").argsort(1)  # 0 for the centre itself
+        nearest = sphere(montage, radius) & (rank < most)
+        self.table = torch.from_numpy(nearest)  # (centres, channels)
 
     def __call__(self,
         n: int,  # examples in the batch
         generator: torch.Generator | None = None,
     ) -> Masks:
         "Draw masks for a batch, a centre for each example."
-        hidden, row = self.table[torch.randint(len(self.table), (n,), generator=generator)], torch.arange(n)
+        centre = torch.randint(len(self.table), (n,), generator=generator)
+        hidden, row = self.table[centre], torch.arange(n)
         return Masks(~hidden, row, hidden, row)
 
-# %% ../nbs/09_spatial_masking.ipynb #ef5f45ad
+# %% ../nbs/09_spatial_masking.ipynb #e40b28f1
+def _draw_spheres(ax, montage, centre, radii):
+    "Channels of `ax` coloured by the smallest of the spheres around `centre` that holds them."
+    xy, centre_row = flatten_positions(montage.positions), montage.index([centre])[0]
+    distance = montage.distances()[centre_row]
+    ring = np.searchsorted(radii, distance, side="right")  # 0: within the smallest sphere
+    greens = plt.get_cmap("YlGn")(np.linspace(.9, .3, len(radii)))
+    for k, radius in enumerate(radii):
+        label = f"{radius:.0%}: {(distance < radius).sum()} channels"
+        ax.scatter(*xy[ring == k].T, color=greens[k], s=70, edgecolors="0.4", lw=.5, label=label)
+    ax.scatter(*xy[ring == len(radii)].T, color="w", s=70, edgecolors="0.6", lw=.5)
+    ax.scatter(*xy[centre_row], color="C3", s=70, edgecolors="k", lw=.5, zorder=3)
+
+# %% ../nbs/09_spatial_masking.ipynb #535a9105
 def plot_masks(
     montage: Montage,
     radii=(.4, .6, .8),  # head radii
     centres=("C3", "Pz", "Fp2"),  # names of the central channels
 ):  # the figure
     "Spheres around three centres, seen from above: the paper's figure 2."
-    fig, axes = plt.subplots(1, len(centres), figsize=(3.2 * len(centres), 3.5), layout="constrained")
-    xy, d, t = flatten_positions(montage.positions), montage.distances(), np.linspace(0, 2 * np.pi, 200)
-    greens = plt.get_cmap("YlGn")(np.linspace(.9, .3, len(radii)))
+    size = 3.2 * len(centres), 3.5
+    fig, axes = plt.subplots(1, len(centres), figsize=size, layout="constrained")
+    t = np.linspace(0, 2 * np.pi, 200)
     for ax, centre in zip(np.atleast_1d(axes), centres):
-        c = montage.index([centre])[0]
-        ring = np.searchsorted(sorted(radii), d[c], side="right")  # 0: within the smallest sphere
         ax.plot(np.cos(t), np.sin(t), color="0.7", lw=1)
-        for k, radius in enumerate(sorted(radii)):
-            ax.scatter(*xy[ring == k].T, color=greens[k], s=70, edgecolors="0.4", lw=.5, label=f"{radius:.0%}: {(d[c] < radius).sum()} channels")
-        ax.scatter(*xy[ring == len(radii)].T, color="w", s=70, edgecolors="0.6", lw=.5)
-        ax.scatter(*xy[c], color="C3", s=70, edgecolors="k", lw=.5, zorder=3)
-        ax.set_title(f"around {centre}", fontsize=10); ax.set_aspect("equal"); ax.axis("off")
+        _draw_spheres(ax, montage, centre, sorted(radii))
+        ax.set_title(f"around {centre}", fontsize=10)
+        ax.set_aspect("equal")
+        ax.axis("off")
         ax.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(.5, .02))
     return fig
 
-# %% ../nbs/09_spatial_masking.ipynb #797c0f79
+# %% ../nbs/09_spatial_masking.ipynb #7e837df6
 class FixedBudgetMask:
-    "Hide exactly `n_hidden` channels a target and show exactly `n_visible` a context: `n_contexts` contexts an example, `n_targets` targets a context."
+    """Hide exactly `n_hidden` channels a target and show exactly `n_visible` a context:
+    `n_contexts` contexts an example, `n_targets` targets a context."""
     def __init__(self,
         montage: Montage,
         radius: float = .6,  # head radii: a target takes its channels from this sphere first
@@ -107,18 +124,32 @@ class FixedBudgetMask:
         n_targets: int = 2,  # targets a context
     ):
         need = n_visible + n_targets * n_hidden
-        if len(montage) < need: raise ValueError(f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} hidden channels needs {need} channels; this montage has {len(montage)}: use SphereMask, or a smaller budget")
-        self.montage, self.radius, self.budget = montage, radius, (n_visible, n_hidden, n_contexts, n_targets)
+        if len(montage) < need:
+            raise ValueError(
+                f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} hidden channels "
+                f"needs {need} channels; this montage has {len(montage)}: use SphereMask, or a "
+                "smaller budget")
+        self.montage, self.radius = montage, radius
+        self.budget = n_visible, n_hidden, n_contexts, n_targets
         self.inside = torch.from_numpy(sphere(montage, radius))
 
-    def __call__(self, n: int, generator: torch.Generator | None = None) -> Masks:
-        "Draw masks for a batch of `n` examples."
-        n_visible, n_hidden, n_contexts, n_targets = self.budget
-        rows, channels = n * n_contexts, len(self.montage)
-        centre = torch.randint(channels, (rows, n_targets), generator=generator)
-        # sphere first, in random order; channels outside it only when it is too small
-        order = torch.rand(rows, n_targets, channels, generator=generator) - self.inside[centre].float()
-        hidden = torch.zeros(rows, n_targets, channels, dtype=torch.bool).scatter_(2, order.argsort(2)[..., :n_hidden], True)
-        order = torch.rand(rows, channels, generator=generator) + 2 * hidden.any(1).float()
-        visible = torch.zeros(rows, channels, dtype=torch.bool).scatter_(1, order.argsort(1)[:, :n_visible], True)
-        return Masks(visible, torch.arange(rows) // n_contexts, hidden.flatten(0, 1), torch.arange(rows * n_targets) // n_targets)
+# %% ../nbs/09_spatial_masking.ipynb #a4140c55
+def _smallest(order, n):
+    "The `n` smallest numbers of each row, as a boolean row."
+    chosen = torch.zeros(order.shape, dtype=torch.bool)
+    return chosen.scatter_(-1, order.argsort(-1)[..., :n], True)
+
+@patch
+def __call__(self: FixedBudgetMask, n: int, generator: torch.Generator | None = None) -> Masks:
+    "Draw masks for a batch of `n` examples."
+    n_visible, n_hidden, n_contexts, n_targets = self.budget
+    rows, channels = n * n_contexts, len(self.montage)
+    centre = torch.randint(channels, (rows, n_targets), generator=generator)
+    # sphere first, in random order; channels outside it only when it is too small
+    order = torch.rand(rows, n_targets, channels, generator=generator)
+    hidden = _smallest(order - self.inside[centre].float(), n_hidden)
+    # what no target of the context holds
+    order = torch.rand(rows, channels, generator=generator)
+    visible = _smallest(order + 2 * hidden.any(1).float(), n_visible)
+    return Masks(visible, torch.arange(rows) // n_contexts,
+                 hidden.flatten(0, 1), torch.arange(rows * n_targets) // n_targets)

@@ -39,7 +39,7 @@ def spatial_code(
 
 # %% ../nbs/08_positional_encoding.ipynb #4fd055c8
 class PositionalEncoding(nn.Module):
-    "The position code of every token: a trainable row for each channel of `montage`, a fixed code for each second."
+    "Where and when a token is: a trainable row for each channel, a fixed code for each second."
     def __init__(self,
         montage: Montage,  # the channels that have a row
         n_spatial: int = 30,
@@ -57,4 +57,5 @@ class PositionalEncoding(nn.Module):
     ):  # (channels, n_tokens, n_spatial + n_temporal)
         space = self.spatial if channels is None else self.spatial[channels]
         time = temporal_code(n_tokens, self.n_temporal).to(space)
-        return torch.cat([space[:, None].expand(-1, n_tokens, -1), time.expand(len(space), -1, -1)], -1)
+        space = space[:, None].expand(-1, n_tokens, -1)
+        return torch.cat([space, time.expand(len(space), -1, -1)], -1)

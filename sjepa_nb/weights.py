@@ -30,7 +30,12 @@ RULES = (
     (r"predictor\.((layers|norm)\..+)", lambda m: f"transformer.decoder.{m[1]}"),
 )
 
-HEAD_NAMES = {"contextual": ("final_layer.spat_conv", "final_layer.linear"), "post-local": ("final_layer.spat_conv", "final_layer.linear"), "pre-local": ("spatial_conv.1", "final_layer.1")}
+# %% ../nbs/20_weights.ipynb #06957622
+HEAD_NAMES = {  # of the aggregation, and of the linear layer
+    "contextual": ("final_layer.spat_conv", "final_layer.linear"),
+    "post-local": ("final_layer.spat_conv", "final_layer.linear"),
+    "pre-local": ("spatial_conv.1", "final_layer.1"),
+}
 
 def braindecode_name(
     name: str,
@@ -40,37 +45,46 @@ def braindecode_name(
     for layer, theirs in zip(("spatial.", "linear."), HEAD_NAMES.get(head, ())):
         if name.startswith(layer): return f"{theirs}.{name.removeprefix(layer)}"
     for pattern, rename in RULES:
-        if m := re.fullmatch(pattern, name): return rename(m)
+        found = re.fullmatch(pattern, name)
+        if found: return rename(found)
 
 # %% ../nbs/20_weights.ipynb #4e5b5e9f
 @dataclass
 class LoadReport:
     "What became of the tensors of a file."
     matched: list  # loaded, by our names
-    absent: list  # ours, not in the file: they keep what they had
+    absent: list  # ours, not in the file: they stay as they were
     unused: list  # in the file, without a place here
 
     def __str__(self):
         text = f"{len(self.matched)} of {len(self.matched) + len(self.absent)} tensors loaded"
-        some = lambda names: ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        if self.absent: text += f"; not in the file: {some(self.absent)}"
-        if self.unused: text += f"; without a place here: {some(self.unused)}"
+        if self.absent: text += f"; not in the file: {_some(self.absent)}"
+        if self.unused: text += f"; without a place here: {_some(self.unused)}"
         return text
+
+# %% ../nbs/20_weights.ipynb #ea62f50b
+def _some(names):
+    "The first few names, in words."
+    named = ", ".join(names[:4])
+    return named if len(names) <= 4 else f"{named} and {len(names) - 4} more"
 
 # %% ../nbs/20_weights.ipynb #77233e57
 FEED_FORWARD = 2048  # braindecode's, of every size
+_WIDENED = {"linear1.weight": 0, "linear1.bias": 0, "linear2.weight": 1}  # tensor → axis
 
 def filled(
     name: str,  # braindecode's
     tensor,
 ):
     "A feed-forward tensor filled up with zeros to braindecode's width; any other as it is."
-    axis = {"linear1.weight": 0, "linear1.bias": 0, "linear2.weight": 1}.get(".".join(name.split(".")[-2:]))
-    if axis is None or tensor.shape[axis] >= FEED_FORWARD: return tensor
-    shape = list(tensor.shape)
+    layer = ".".join(name.split(".")[-2:])
+    if layer not in _WIDENED: return tensor
+    axis, shape = _WIDENED[layer], list(tensor.shape)
+    if shape[axis] >= FEED_FORWARD: return tensor
     shape[axis] = FEED_FORWARD - shape[axis]
     return torch.cat([tensor, tensor.new_zeros(shape)], axis)
 
+# %% ../nbs/20_weights.ipynb #e99b7830
 def without_filler(
     tensor,
     shape,  # that is wanted
@@ -86,87 +100,158 @@ def load_braindecode(
     model: SJEPA | Downstream,  # changed in place
     state: dict,  # braindecode's names → tensors, of `SignalJEPA` or of its three heads
 ) -> LoadReport:
-    """Copy weights of braindecode's layout into `model`; the target encoder becomes a copy of the contextual one.
-    Raises `ValueError` when no tensor fits, or when one that fits by name has another shape."""
+    """Copy weights of braindecode's layout into `model`; the target encoder becomes a copy of the
+    contextual one. Raises `ValueError` when no tensor fits, when one that fits by name has another
+    shape, or is not finite."""
     ours = {k: v for k, v in model.state_dict().items() if not k.startswith("target_encoder.")}
-    theirs, head = {k: braindecode_name(k, getattr(model, "head", None)) for k in ours}, isinstance(model, Downstream)
-    if theirs.get("spatial.weight") in state: state = state | {theirs["spatial.weight"]: state[theirs["spatial.weight"]].flatten(1)}  # theirs is a convolution
-    state = {k: v for k, v in state.items()} | {theirs[k]: without_filler(state[theirs[k]], v.shape) for k, v in ours.items() if theirs[k] in state}
-    matched = [k for k, v in theirs.items() if v in state]
-    report = LoadReport(matched, [k for k in ours if k not in matched], sorted(set(state) - set(theirs.values())))
-    if not matched: raise ValueError(f"none of the {len(state)} tensors has a name that this model knows; they begin with {', '.join(sorted(state)[:3])}")
-    wrong = [f"{theirs[k]} is {tuple(state[theirs[k]].shape)}, not {tuple(ours[k].shape)}" for k in matched if state[theirs[k]].shape != ours[k].shape]
-    if wrong: raise ValueError(f"weights of another architecture or montage: {'; '.join(wrong[:3])}")
-    spoiled = [theirs[k] for k in matched if not torch.isfinite(state[theirs[k]]).all()]
-    if spoiled: raise ValueError(f"weights that are not finite: {', '.join(spoiled[:3])}")
-    model.load_state_dict({k: state[theirs[k]] for k in matched}, strict=False)
-    if not head: model.update_target(0.)
-    return report
+    theirs = {k: braindecode_name(k, getattr(model, "head", None)) for k in ours}
+    matched = {k: state[name] for k, name in theirs.items() if name in state}
+    if not matched:
+        raise ValueError(f"none of the {len(state)} tensors has a name that this model knows; "
+                         f"they begin with {', '.join(sorted(state)[:3])}")
+    found = {k: _our_shape(k, tensor, ours[k].shape) for k, tensor in matched.items()}
+    _check_tensors(found, ours, theirs)
+    model.load_state_dict(found, strict=False)
+    if isinstance(model, SJEPA): model.update_target(0.)
+    absent = [k for k in ours if k not in found]
+    return LoadReport(list(found), absent, sorted(set(state) - set(theirs.values())))
 
+# %% ../nbs/20_weights.ipynb #b6fadc58
+def _our_shape(name, tensor, shape):
+    "One of braindecode's tensors as we have it: no filler, and the aggregation is no convolution."
+    if name == "spatial.weight": tensor = tensor.flatten(1)
+    return without_filler(tensor, shape)
+
+# %% ../nbs/20_weights.ipynb #a5bd3869
+def _check_tensors(found, ours, theirs):
+    "Raise `ValueError` for tensors of another shape, or with numbers that are not finite."
+    wrong, spoiled = [], []
+    for k, tensor in found.items():
+        mine, other = tuple(ours[k].shape), tuple(tensor.shape)
+        if mine != other: wrong.append(f"{theirs[k]} is {other}, not {mine}")
+        if not torch.isfinite(tensor).all(): spoiled.append(theirs[k])
+    if wrong:
+        raise ValueError(f"weights of another architecture or montage: {'; '.join(wrong[:3])}")
+    if spoiled: raise ValueError(f"weights that are not finite: {', '.join(spoiled[:3])}")
+
+# %% ../nbs/20_weights.ipynb #8301a856
 def to_braindecode(model: SJEPA | Downstream) -> dict:
-    "The weights under braindecode's names; the mask token and the target encoder stay behind. Raises `ValueError` for a frozen norm."
+    """The weights under braindecode's names; the mask token and the target encoder stay behind.
+    Raises `ValueError` for a frozen norm."""
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
-        raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" would be another one there')
-    head = getattr(model, "head", None)
-    state = {braindecode_name(k, head): v.detach().clone().contiguous() for k, v in model.state_dict().items() if braindecode_name(k, head)}
-    state = {k: filled(k, v) for k, v in state.items()}
-    if head:
-        name = braindecode_name("spatial.weight", head)
-        state[name] = state[name][:, None, :, None] if head == "pre-local" else state[name][:, None, :, None, None]
+        raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
+                         "would be another one there")
+    head, state = getattr(model, "head", None), {}
+    for k, v in model.state_dict().items():
+        name = braindecode_name(k, head)
+        if name: state[name] = filled(name, v.detach().clone().contiguous())
+    if head: _as_convolution(state, head)
     return state
+
+# %% ../nbs/20_weights.ipynb #071cde4d
+def _as_convolution(state, head):
+    "Give the aggregation the axes of braindecode's convolution."
+    name = braindecode_name("spatial.weight", head)
+    weight = state[name][:, None, :, None]
+    state[name] = weight if head == "pre-local" else weight[..., None]
 
 # %% ../nbs/20_weights.ipynb #7e2774d7
 def read_tensors(
     path: str | Path,  # .safetensors, or a state_dict that torch.save wrote
 ) -> dict:
-    "The tensors of a file. Raises `FileNotFoundError`, or `ValueError` for a damaged file or one that is not a dictionary of tensors. Never unpickles code."
+    """The tensors of a file. Raises `FileNotFoundError`, or `ValueError` for a damaged file or one
+    that is not a dictionary of tensors. Never unpickles code."""
     if not Path(path).is_file(): raise FileNotFoundError(f"no weights at {path}")
-    try: state = load_file(path) if str(path).endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as e: raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
-    except Exception as e: raise ValueError(f"{path} could not be read as plain tensors: {(str(e).strip() or type(e).__name__).splitlines()[0]}") from e
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError(f"{path} is not a dictionary of tensors")
-    return state
+    try: state = _open(path)
+    except SafetensorError as e:
+        raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
+    except Exception as e:
+        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise ValueError(f"{path} could not be read as plain tensors: {said}") from e
+    tensors = state.values() if isinstance(state, dict) else [None]
+    if all(isinstance(v, torch.Tensor) for v in tensors): return state
+    raise ValueError(f"{path} is not a dictionary of tensors")
+
+# %% ../nbs/20_weights.ipynb #85cf8513
+def _open(path):
+    if str(path).endswith(".safetensors"): return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 # %% ../nbs/20_weights.ipynb #4b200601
 def from_pretrained(
-    source: str | Path = "braindecode/signal-jepa",  # a repository on the hub, or a folder of its layout
-    montage: Montage | None = None,  # of the rows; from the folder's config, or Lee2019's 62, when None
+    source: str | Path = "braindecode/signal-jepa",  # a repository on the hub, or such a folder
+    montage: Montage | None = None,  # of the rows; the config's, or Lee2019's 62, when None
     revision: str | None = None,  # of the repository
     verbose: bool = True,  # print what matched
 ) -> SJEPA:
     "An S-JEPA with published weights. Its mask token is new: published weights have none."
-    folder = Path(source)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(source).count("/") != 1: raise FileNotFoundError(f"{source} is neither a folder nor the name of a repository (owner/name)")
-        from huggingface_hub import snapshot_download
-        folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=["config.json", "model.safetensors"]))
-    state = read_tensors(folder / "model.safetensors")
-    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    sizes = config.get("sjepa_nb") or {ours: config[theirs] for theirs, ours in SIZES.items() if theirs in config}
-    model = SJEPA(montage or _rows_of(config, state), SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes}))
+    folder = _folder(source, revision)
+    state, config = read_tensors(folder / "model.safetensors"), _read_config(folder)
+    model = SJEPA(montage or _rows_of(config, state), _sizes(config))
     report = load_braindecode(model, state)
+    expected = {"predictor.mask_token", "position.spatial"}
     if verbose: print(report)
-    elif set(report.absent) - {"predictor.mask_token", "position.spatial"}: warnings.warn(str(report))
+    elif set(report.absent) - expected: warnings.warn(str(report))
     return model.eval()
 
-SIZES = dict(transformer__d_model="width", transformer__num_encoder_layers="depth", transformer__num_decoder_layers="predictor_depth", transformer__nhead="heads")
+# %% ../nbs/20_weights.ipynb #ab92129b
+def _folder(source, revision):
+    "A folder of the hub's layout, downloaded where it is a repository."
+    if Path(source).is_dir(): return Path(source)
+    if Path(source).is_absolute() or str(source).count("/") != 1:
+        raise FileNotFoundError(f"{source} is neither a folder nor the name of a repository "
+                                "(owner/name)")
+    from huggingface_hub import snapshot_download
+    files = ["config.json", "model.safetensors"]
+    return Path(snapshot_download(str(source), revision=revision, allow_patterns=files))
 
+# %% ../nbs/20_weights.ipynb #4722835f
+def _read_config(folder):
+    path = folder / "config.json"
+    return read_json(path) if path.is_file() else {}
+
+# %% ../nbs/20_weights.ipynb #0e2cdd84
+SIZES = dict(transformer__d_model="width", transformer__num_encoder_layers="depth",
+             transformer__num_decoder_layers="predictor_depth", transformer__nhead="heads")
+
+def _sizes(config):
+    "The sizes that a config names: ours, or those of braindecode's arguments."
+    sizes = config.get("sjepa_nb")
+    if not sizes: sizes = {ours: config[k] for k, ours in SIZES.items() if k in config}
+    return SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes})
+
+# %% ../nbs/20_weights.ipynb #4048bc90
 def _rows_of(config, state):
     "The montage that a published set's position rows belong to."
     rows = state.get("pos_encoder.pos_encoder_spat.weight")
-    chs = config.get("chs_info")
-    if chs and rows is not None and len(chs) == len(rows): return Montage([c["ch_name"] for c in chs], [[v / HEAD_RADIUS for v in c["loc"][:3]] for c in chs])
+    channels = config.get("chs_info")
+    if channels and rows is not None and len(channels) == len(rows):
+        places = [[v / HEAD_RADIUS for v in c["loc"][:3]] for c in channels]
+        return Montage([c["ch_name"] for c in channels], places)
     if rows is None or len(rows) == len(LEE2019_CHANNELS): return lee2019_montage()
-    raise ValueError(f"the weights have {len(rows)} position rows and the config does not say whose: pass montage=")
+    raise ValueError(f"the weights have {len(rows)} position rows and the config does not say "
+                     "whose: pass montage=")
 
 # %% ../nbs/20_weights.ipynb #bd86f164
 def save_pretrained(
     model: SJEPA,
     folder: str | Path,  # made when absent
 ):
-    "Write `model` as a folder of the hub's layout, which braindecode's `SignalJEPA.from_pretrained` reads too."
-    folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    chs = [dict(ch_name=n, kind="eeg", loc=(p * HEAD_RADIUS).tolist()) for n, p in zip(model.montage.names, model.montage.positions)]
-    config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()} | dict(sjepa_nb=asdict(model.config), sfreq=128, n_chans=len(chs), chs_info=chs)
-    write_whole(folder / "model.safetensors", lambda part: save_file(to_braindecode(model), part, metadata={"format": "pt"}))
-    write_json(folder / "config.json", config)
+    """Write `model` as a folder of the hub's layout, which braindecode's
+    `SignalJEPA.from_pretrained` reads too."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = to_braindecode(model)
+    write_whole(folder / "model.safetensors",
+                lambda part: save_file(tensors, part, metadata={"format": "pt"}))
+    write_json(folder / "config.json", _config_of(model))
+
+# %% ../nbs/20_weights.ipynb #bab054ab
+def _config_of(model):
+    "Arguments of braindecode's constructor, and our sizes."
+    channels = []
+    for name, place in zip(model.montage.names, model.montage.positions):
+        channels.append(dict(ch_name=name, kind="eeg", loc=(place * HEAD_RADIUS).tolist()))
+    config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()}
+    return config | dict(sjepa_nb=asdict(model.config), sfreq=128,
+                         n_chans=len(channels), chs_info=channels)

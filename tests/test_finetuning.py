@@ -1,17 +1,25 @@
-"""Fine-tuning as a scikit-learn classifier: scikit-learn's own checks, chance under permuted labels, nothing learned from test trials, files, MOABB."""
+"""Fine-tuning as a scikit-learn classifier: scikit-learn's own checks, chance under permuted
+labels, nothing learned from test trials, files, MOABB."""
+import doctest
 import json
 import logging
+import re
 import warnings
+from itertools import product
 
 import mne
 import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
-from moabb.evaluations import CrossSessionEvaluation, CrossSubjectEvaluation, WithinSessionEvaluation
+from moabb.evaluations import (
+    CrossSessionEvaluation, CrossSubjectEvaluation, WithinSessionEvaluation,
+)
 from moabb.paradigms import SSVEP, LeftRightImagery
 from pyriemann.estimation import Covariances
 from pyriemann.tangentspace import TangentSpace
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -31,7 +39,7 @@ from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
 CHANNELS = ("C3", "Cz", "C4", "Pz", "Oz", "Fz")
 SMALL = SJEPAConfig(depth=2, predictor_depth=1, hidden=64, average_layers=2)
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("quiet")]
-each_way = pytest.mark.parametrize("head,strategy", [(h, s) for h in HEADS for s in ("new", "full")])
+each_way = pytest.mark.parametrize("head,strategy", [*product(HEADS, ("new", "full"))])
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +64,38 @@ def trials(n=60, classes=2, samples=200, seed=0, strength=8.):
     return x.astype(np.float32), y
 
 
-def quick(weights=None, **k): return SJEPAClassifier(weights, **dict(dict(channels=CHANNELS, epochs=30, warmup_epochs=5, learning_rate=3e-3, validation=.2), **k))
+def quick(weights=None, **settings):
+    "A classifier that is trained in a moment."
+    short = dict(channels=CHANNELS, epochs=30, warmup_epochs=5, learning_rate=3e-3, validation=.2)
+    return SJEPAClassifier(weights, **short | settings)
 
 
-# ---------------------------------------------------------------- it learns, and only from what it may see
+def equal(one, other):
+    "Whether the parameters of two networks are the same, one by one."
+    return [torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters())]
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    "How many trials went through a frozen network, call by call."
+    FEATURES.clear()
+    seen, features = [], Downstream.features
+
+    def counted(self, x):
+        seen.append(len(x))
+        return features(self, x)
+
+    monkeypatch.setattr(Downstream, "features", counted)
+    return seen
+
+
+# ------------------------------------------------ it learns, and only from what it may see
 
 @each_way
 def test_it_learns(weights, head, strategy):
     X, y = trials(120)
-    assert quick(weights, head=head, strategy=strategy, epochs=60).fit(X[:90], y[:90]).score(X[90:], y[90:]) > .8
+    c = quick(weights, head=head, strategy=strategy, epochs=60).fit(X[:90], y[:90])
+    assert c.score(X[90:], y[90:]) > .8
 
 
 @each_way
@@ -72,30 +103,32 @@ def test_permuted_labels_score_at_chance(weights, head, strategy):
     "Half of 200 test trials by chance: within 5 standard deviations."
     X, y = trials(320)
     y = np.random.default_rng(1).permutation(y)
-    score = quick(weights, head=head, strategy=strategy, epochs=15).fit(X[:120], y[:120]).score(X[120:], y[120:])
-    assert abs(score - .5) < 5 * .5 / 200**.5
+    c = quick(weights, head=head, strategy=strategy, epochs=15).fit(X[:120], y[:120])
+    assert abs(c.score(X[120:], y[120:]) - .5) < 5 * .5 / 200**.5
 
 
 @each_way
 def test_test_trials_change_nothing(weights, head, strategy):
-    "The same training trials, beside other test trials that were read before: the same model, bit for bit."
+    "The same training trials, after other test trials were read: the same model, bit for bit."
     X, y = trials(40)
     fitted = []
     for loud in (1, 30):
         FEATURES.clear()
-        c = quick(weights, head=head, strategy=strategy, epochs=8, scale="standardise").fit(X[:30], y[:30])
+        c = quick(weights, head=head, strategy=strategy, epochs=8, scale="standardise")
+        c.fit(X[:30], y[:30])
         c.predict(X[30:] * loud)
         fitted.append(clone(c).fit(X[:30], y[:30]))  # after the test trials went through the cache
-    for a, b in zip(*(f.network_.parameters() for f in fitted)): assert torch.equal(a, b)
+    assert all(equal(*(f.network_ for f in fitted)))
     assert fitted[0].history_.equals(fitted[1].history_)
 
 
 def test_the_validation_trials_are_not_trained_on(weights, monkeypatch):
     "Their labels may be anything: the weights of a given epoch stay the same."
-    X, y = torch.from_numpy(trials(40)[0]), torch.from_numpy(trials(40)[1])
+    X, y = map(torch.from_numpy, trials(40))
     seen = []
     for flip in (False, True):
-        torch.manual_seed(0); net = Downstream("pre-local", 2, 200, 6)
+        torch.manual_seed(0)
+        net = Downstream("pre-local", 2, 200, 6)
         train, valid = finetuning.split_validation(y, .2, 0)
         labels = y.clone()
         if flip: labels[valid] = labels[valid].flip(0)
@@ -107,69 +140,78 @@ def test_the_validation_trials_are_not_trained_on(weights, monkeypatch):
 def test_new_leaves_the_pretrained_weights_alone_and_full_does_not(weights):
     X, y = trials(40)
     for head in HEADS:
-        new, full = (quick(weights, head=head, strategy=s, epochs=12).fit(X, y).network_ for s in ("new", "full"))
-        same = lambda net: [torch.equal(a, b) for a, b in zip(net.local_encoder.parameters(), weights.local_encoder.parameters())]
-        assert all(same(new)) and not any(same(full))
-        if head == "contextual":
-            assert all(torch.equal(a, b) for a, b in zip(new.encoder.parameters(), weights.encoder.parameters()))
-            assert not any(torch.equal(a, b) for a, b in zip(full.encoder.layers.parameters(), weights.encoder.layers.parameters()))
+        c = quick(weights, head=head, epochs=12)
+        new, full = (clone(c).set_params(strategy=k).fit(X, y).network_ for k in ("new", "full"))
+        assert all(equal(new.local_encoder, weights.local_encoder))
+        assert not any(equal(full.local_encoder, weights.local_encoder))
+        if head != "contextual": continue
+        assert all(equal(new.encoder, weights.encoder))
+        assert not any(equal(full.encoder.layers, weights.encoder.layers))
 
 
 def test_the_warm_up_trains_the_head_alone(weights):
     X, y = trials(40)
     net = quick(weights, epochs=5, warmup_epochs=5).fit(X, y).network_
-    assert all(torch.equal(a, b) for a, b in zip(net.local_encoder.parameters(), weights.local_encoder.parameters()))
+    assert all(equal(net.local_encoder, weights.local_encoder))
 
 
 def test_full_has_its_own_patience(weights):
     "What the warm-up used up does not count."
     X, y = trials(40, strength=0.)
-    h = quick(weights, head="post-local", epochs=60, patience=6, warmup_epochs=12, learning_rate=.02).fit(X, y).history_
+    settings = dict(epochs=60, patience=6, warmup_epochs=12, learning_rate=.02)
+    h = quick(weights, head="post-local", **settings).fit(X, y).history_
     assert (h.phase == "new").sum() == 12 and (h.phase == "full").sum() >= 6
 
 
 def test_the_best_epoch_comes_back(weights):
     X, y = trials(40, strength=1.)
     c = quick(weights, head="post-local", epochs=40, patience=10, learning_rate=.01).fit(X, y)
-    assert c.n_iter_ == max(c.best_epoch_, 4) + 11 < 40 and c.best_epoch_ == c.history_.valid_loss.idxmin()
+    losses = c.history_.valid_loss
+    assert c.n_iter_ == max(c.best_epoch_, 4) + 11 < 40 and c.best_epoch_ == losses.idxmin()
     x, labels = c._prepare(X, False)[0], torch.from_numpy(y)
     valid = torch.from_numpy(finetuning.split_validation(y, .2, 0)[1])
-    assert np.isclose(finetuning.validation_loss(c.network_, "full", x[valid], labels[valid]), c.history_.valid_loss.min(), atol=1e-6)
+    loss = finetuning.validation_loss(c.network_, "full", x[valid], labels[valid])
+    assert np.isclose(loss, losses.min(), atol=1e-6)
 
 
-def test_frozen_features_are_computed_once(weights, monkeypatch):
+def test_frozen_features_are_computed_once(weights, computed):
     X, y = trials(40)
-    FEATURES.clear(); seen = []
-    features = Downstream.features
-    monkeypatch.setattr(Downstream, "features", lambda self, x: (seen.append(len(x)), features(self, x))[1])
     c = quick(weights, head="contextual", strategy="new", epochs=3)
     for rate in (1e-3, 1e-2): c.set_params(learning_rate=rate).fit(X[:30], y[:30])
     c.fit(X[10:], y[10:])
-    assert sum(seen) == 40
+    assert sum(computed) == 40
 
 
 def test_features_of_other_weights_or_precision_are_not_mixed_up(weights):
     X, y = trials(30)
-    torch.manual_seed(9); other = SJEPA(named_montage(CHANNELS), SMALL)
+    torch.manual_seed(9)
+    other = SJEPA(named_montage(CHANNELS), SMALL)
     FEATURES.clear()
-    one = quick(other, head="contextual", strategy="new", epochs=4).fit(X, y).history_
-    quick(weights, head="contextual", strategy="new", epochs=4).fit(X, y)
-    assert quick(other, head="contextual", strategy="new", epochs=4).fit(X, y).history_.equals(one)
+
+    def history(start):
+        return quick(start, head="contextual", strategy="new", epochs=4).fit(X, y).history_
+
+    one = history(other)
+    history(weights)
+    assert history(other).equals(one)
     FEATURES.clear()
 
 
 def test_the_cache_forgets_the_oldest():
     cache, x = FeatureCache(most=4 * 10 * 4), torch.randn(8, 2, 10)
     for i in range(8): cache(f"{i}", x[i:i + 1], lambda a: a.mean(1))
-    assert len(cache.kept) == 4 and cache.size == 160
+    assert len(cache.stored) == 4 and cache.size == 160
     assert torch.equal(cache("7", x[7:8], None), x[7:8].mean(1))
 
 
 def test_a_seed_is_a_seed(weights):
     X, y = trials(40)
-    a, b, c = (quick(weights, epochs=5, random_state=s).fit(X, y).predict_proba(X) for s in (0, 0, 1))
+    fitted = [quick(weights, epochs=5, random_state=s).fit(X, y) for s in (0, 0, 1)]
+    a, b, c = (f.predict_proba(X) for f in fitted)
     assert np.array_equal(a, b) and not np.array_equal(a, c)
-    torch.manual_seed(5); before = torch.rand(1); torch.manual_seed(5)
+    torch.manual_seed(5)
+    before = torch.rand(1)
+    torch.manual_seed(5)
     quick(weights, epochs=2).fit(X, y)
     assert torch.equal(torch.rand(1), before)  # the user's random numbers go on as they were
 
@@ -207,11 +249,15 @@ def test_a_frozen_norm_is_learned_from_the_training_trials_alone(weights):
 def test_features_of_other_norms_are_not_mixed_up(weights):
     "The cache knows the statistics of a frozen norm."
     X, y = trials(40)
-    features = lambda rows, norm: SJEPAFeatures(weights, "local", channels=CHANNELS, norm=norm).fit(X[rows]).transform(X[:4])
+
+    def features(first, norm):
+        f = SJEPAFeatures(weights, "local", channels=CHANNELS, norm=norm)
+        return f.fit(X[first:first + 20]).transform(X[:4])
+
     FEATURES.clear()
-    fresh = features(slice(0, 20), "frozen")
-    others = [features(slice(20, 40), "frozen"), features(slice(0, 20), "window")]
-    assert np.array_equal(features(slice(0, 20), "frozen"), fresh)
+    fresh = features(0, "frozen")
+    others = [features(20, "frozen"), features(0, "window")]
+    assert np.array_equal(features(0, "frozen"), fresh)
     assert all(np.abs(o - fresh).max() > 1e-3 for o in others)
 
 
@@ -231,7 +277,8 @@ def test_filters_are_computed_without_the_validation_trials(weights, kind):
 @pytest.mark.parametrize("head", HEADS)
 def test_filters_for_every_head(weights, head):
     X, y = trials(60)
-    assert quick(weights, head=head, filters="csp", norm="frozen", epochs=40).fit(X[:40], y[:40]).score(X[40:], y[40:]) > .8
+    c = quick(weights, head=head, filters="csp", norm="frozen", epochs=40).fit(X[:40], y[:40])
+    assert c.score(X[40:], y[40:]) > .8
 
 
 def test_few_trials_have_no_validation_part(weights):
@@ -252,14 +299,19 @@ def test_a_small_validation_part_is_warned_of(weights):
 
 def test_one_trial_of_a_class_is_enough_without_a_validation_part(weights):
     X, y = trials(30)
-    assert quick(weights, validation=0, epochs=1).fit(X, np.r_[np.zeros(29), 1]).predict(X).shape == (30,)
+    c = quick(weights, validation=0, epochs=1).fit(X, np.r_[np.zeros(29), 1])
+    assert c.predict(X).shape == (30,)
 
 
 def test_the_last_weights_are_averaged(weights):
     "Of three epochs: the mean of the weights after each of them."
     X, y = trials(40)
-    after = [quick(weights, validation=0, epochs=n, average=1).fit(X, y).network_.spatial.weight for n in (1, 2, 3)]
-    mean = quick(weights, validation=0, epochs=3, average=3).fit(X, y).network_.spatial.weight
+
+    def aggregation(epochs, average):
+        c = quick(weights, validation=0, epochs=epochs, average=average)
+        return c.fit(X, y).network_.spatial.weight
+
+    after, mean = [aggregation(n, 1) for n in (1, 2, 3)], aggregation(3, 3)
     torch.testing.assert_close(mean, sum(after) / 3)
 
 
@@ -267,16 +319,17 @@ def test_dropout_smoothing_and_decay_change_the_training(weights):
     X, y = trials(40)
     plain = quick(weights, epochs=4).fit(X, y).history_
     for setting in (dict(dropout=.5), dict(label_smoothing=.1), dict(weight_decay=1.)):
-        assert not quick(weights, epochs=4, **setting).fit(X, y).history_.equals(plain), setting
+        other = quick(weights, epochs=4, **setting).fit(X, y).history_
+        assert not other.equals(plain), setting
 
 
 def test_threads_give_what_one_thread_gives(weights):
     "First weights, order and dropout come from the seed, whatever other threads draw."
     X, y = trials(40)
     some = [quick(epochs=3, dropout=.3, random_state=s) for s in range(4)]
-    alone = [clone(c).fit(X, y).predict_proba(X) for c in some]
+    def fit(c): return clone(c).fit(X, y).predict_proba(X)
+    alone = [fit(c) for c in some]
     for _ in range(3):
-        fit = lambda c: clone(c).fit(X, y).predict_proba(X)
         together = Parallel(4, backend="threading")(delayed(fit)(c) for c in some)
         for a, b in zip(alone, together): assert np.array_equal(a, b)
 
@@ -284,19 +337,24 @@ def test_threads_give_what_one_thread_gives(weights):
 def test_the_closed_form_head(weights):
     X, y = trials(120)
     for norm in ("window", "frozen"):
-        assert sjepa_probe(weights, "csp", norm, channels=CHANNELS).fit(X[:90], y[:90]).score(X[90:], y[90:]) > .8
+        probe = sjepa_probe(weights, "csp", norm, channels=CHANNELS).fit(X[:90], y[:90])
+        assert probe.score(X[90:], y[90:]) > .8
     assert cross_val_score(clone(sjepa_probe(weights, "class means")), X, y, cv=3).min() > .5
-    with pytest.raises(ValueError, match="no place for the contextual encoder"): SJEPAFeatures(weights, filters="csp").fit(X, y)
-    with pytest.raises(ValueError, match="fit requires y"): SJEPAFeatures(weights, "local", filters="csp").fit(X)
+    with pytest.raises(ValueError, match="no place for the contextual encoder"):
+        SJEPAFeatures(weights, filters="csp").fit(X, y)
+    with pytest.raises(ValueError, match="fit requires y"):
+        SJEPAFeatures(weights, "local", filters="csp").fit(X)
 
 
 # ---------------------------------------------------------------- scikit-learn
 
 class Flat:
-    "For scikit-learn's checks, whose data are tables: every column becomes a channel that holds a wave of that size."
+    """For scikit-learn's checks, whose data are tables: every column becomes a channel that holds a
+    wave of that size."""
     def _wave(self, X):
         X = finetuning.check_array(X, dtype=np.float32)
-        return X[..., None] * np.sin(np.arange(152) / 8).astype(np.float32) + np.cos(np.arange(152) / 3).astype(np.float32)
+        wave, other = np.sin(np.arange(152) / 8), np.cos(np.arange(152) / 3)
+        return X[..., None] * wave.astype(np.float32) + other.astype(np.float32)
 
     def _prepare(self, X, fitting):
         wave = self._wave(X)
@@ -314,29 +372,57 @@ class FlatFeatures(Flat, SJEPAFeatures): pass
 
 
 # The one check that cannot hold, with its reason.
-EXPECTED = {"check_n_features_in_after_fitting": "trials have channels and samples: what does not fit is named in those words"}
+EXPECTED = {"check_n_features_in_after_fitting":
+            "trials have channels and samples: what does not fit is named in those words"}
+FLAT = [FlatClassifier(epochs=15, warmup_epochs=0, learning_rate=.03, reference=None),
+        FlatFeatures(encoder="local", reference=None)]
 
 
-@pytest.mark.parametrize("estimator", [FlatClassifier(epochs=15, warmup_epochs=0, learning_rate=.03, reference=None), FlatFeatures(encoder="local", reference=None)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", FLAT, ids=lambda e: type(e).__name__)
 def test_scikit_learns_checks(estimator):
-    results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None, on_skip=None)
-    failed = {r["check_name"]: str(r["exception"])[:300] for r in results if r["status"] == "failed"}
+    results = check_estimator(estimator, expected_failed_checks=EXPECTED, on_fail=None,
+                              on_skip=None)
+    failed = [r for r in results if r["status"] == "failed"]
+    failed = {r["check_name"]: str(r["exception"])[:300] for r in failed}
     assert not failed, failed
     assert sum(r["status"] == "passed" for r in results) > 30
 
 
+def documented(text, section):
+    "Names in a section of a numpydoc docstring."
+    body = text.split(f"{section}\n    ---")[1].split("\n\n")[0]
+    entries = re.findall(r"^    ([a-z][\w, ]*)", body, flags=re.MULTILINE)
+    return {name.strip() for entry in entries for name in entry.split(",")}
+
+
+@pytest.mark.parametrize("kind", [SJEPAClassifier, SJEPAFeatures])
+def test_help_has_each_parameter_each_attribute_and_an_example_that_runs(kind):
+    assert documented(kind.__doc__, "Parameters") == set(kind().get_params())
+    X, y = trials(20)
+    fitted = kind(channels=CHANNELS, scale="standardise").set_params(
+        **{"epochs": 1} if kind is SJEPAClassifier else {"encoder": "local", "filters": "csp"})
+    learned = {k for k in vars(fitted.fit(X, y)) if k.endswith("_")}
+    assert documented(kind.__doc__, "Attributes") == learned
+    examples = doctest.DocTestFinder(recurse=False).find(kind, globs={kind.__name__: kind})
+    assert [doctest.DocTestRunner().run(e).failed for e in examples] == [0]
+
+
 def test_trials_of_two_dimensions_are_refused():
-    with pytest.raises(ValueError, match="Reshape your data"): SJEPAClassifier().fit(np.zeros((10, 200)), np.arange(10) % 2)
+    with pytest.raises(ValueError, match="Reshape your data"):
+        SJEPAClassifier().fit(np.zeros((10, 200)), np.arange(10) % 2)
 
 
 def test_clone_pipeline_grid_search(weights):
     X, y = trials(40)
     c = quick(weights, strategy="new", epochs=4)
     params, copied = c.get_params(), clone(c).get_params()
-    assert {k: v for k, v in copied.items() if k != "weights"} == {k: v for k, v in params.items() if k != "weights"}
+    for each in (params, copied): each.pop("weights")
+    assert copied == params
     pipe = make_pipeline(FunctionTransformer(lambda x: x * 2), c)
     assert cross_val_score(pipe, X, y, cv=3).shape == (3,)
-    search = GridSearchCV(pipe, {"sjepaclassifier__virtual_channels": [2, 3], "sjepaclassifier__head": ["pre-local", "post-local"]}, cv=2).fit(X, y)
+    grid = {"sjepaclassifier__virtual_channels": [2, 3],
+            "sjepaclassifier__head": ["pre-local", "post-local"]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
     assert len(search.cv_results_["params"]) == 4 and search.predict(X).shape == (40,)
 
 
@@ -362,26 +448,43 @@ def test_epochs_in_volts_are_arrays_in_microvolts(weights):
     b = quick(weights, head="contextual", epochs=3, channels=None).fit(epochs_of(X), y)
     assert np.allclose(a.predict_proba(X), b.predict_proba(epochs_of(X)), atol=1e-3)
     mixed = [5, 0, 3, 1, 4, 2]
-    assert np.allclose(b.predict_proba(epochs_of(X)), b.predict_proba(epochs_of(X[:, mixed], np.array(CHANNELS)[mixed])), atol=1e-6)
-    with pytest.raises(ValueError, match="that were there in fit are missing: Fz"): b.predict(epochs_of(X, CHANNELS[:-1] + ("AFz",)))
+    shuffled = epochs_of(X[:, mixed], np.array(CHANNELS)[mixed])
+    assert np.allclose(b.predict_proba(epochs_of(X)), b.predict_proba(shuffled), atol=1e-6)
+    with pytest.raises(ValueError, match="that were there in fit are missing: Fz"):
+        b.predict(epochs_of(X, CHANNELS[:-1] + ("AFz",)))
     with pytest.raises(ValueError, match="resample=128"): b.fit(epochs_of(X, sfreq=250.), y)
-    with pytest.raises(ValueError, match="channels without a position: Ear"): quick(weights, channels=None).fit(epochs_of(X, CHANNELS[:-1] + ("Ear",)), y)
+    with pytest.raises(ValueError, match="channels without a position: Ear"):
+        quick(weights, channels=None).fit(epochs_of(X, CHANNELS[:-1] + ("Ear",)), y)
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_file_holds_the_classifier(weights, head, tmp_path):
     X, y = trials(30)
-    c = quick(weights, head=head, epochs=3, scale="standardise").fit(X * 1e4, np.array(["a", "b"])[y])
+    X = X * 1e4
+    c = quick(weights, head=head, epochs=3, scale="standardise").fit(X, np.array(["a", "b"])[y])
     c.save(tmp_path / "c.safetensors")
     again = SJEPAClassifier.load(tmp_path / "c.safetensors")
-    assert np.array_equal(again.predict_proba(X * 1e4), c.predict_proba(X * 1e4)) and list(again.classes_) == ["a", "b"]
+    assert np.array_equal(again.predict_proba(X), c.predict_proba(X))
+    assert list(again.classes_) == ["a", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
-    clone(c).set_params(epochs=np.int64(2)).fit(X * 1e4, y).save(tmp_path / "d.safetensors")  # as a grid search over np.arange leaves it
-    assert SJEPAClassifier.load(tmp_path / "d.safetensors").epochs == 2
-    (tmp_path / "half").write_bytes((tmp_path / "c.safetensors").read_bytes()[:500])
-    with pytest.raises(ValueError, match="not a whole safetensors file"): SJEPAClassifier.load(tmp_path / "half")
+
+
+def test_a_number_of_numpy_is_saved_as_a_number(weights, tmp_path):
+    "As a grid search over np.arange leaves it."
+    X, y = trials(30)
+    quick(weights, epochs=np.int64(2)).fit(X, y).save(tmp_path / "c")
+    assert SJEPAClassifier.load(tmp_path / "c").epochs == 2
+
+
+def test_other_files_are_refused(weights, tmp_path):
+    X, y = trials(30)
+    quick(weights, epochs=1).fit(X, y).save(tmp_path / "c")
+    (tmp_path / "half").write_bytes((tmp_path / "c").read_bytes()[:500])
     weights.save(tmp_path / "other")
-    with pytest.raises(ValueError, match="not written by SJEPAClassifier.save"): SJEPAClassifier.load(tmp_path / "other")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        SJEPAClassifier.load(tmp_path / "half")
+    with pytest.raises(ValueError, match="not written by SJEPAClassifier.save"):
+        SJEPAClassifier.load(tmp_path / "other")
     with pytest.raises(FileNotFoundError): SJEPAClassifier.load(tmp_path / "none")
 
 
@@ -391,19 +494,23 @@ def test_an_array_in_fit_and_epochs_in_predict(weights):
     nameless = quick(weights, channels=None, epochs=1).fit(X, y)
     mixed = [5, 0, 3, 1, 4, 2]
     shuffled = epochs_of(X[:, mixed], np.array(CHANNELS)[mixed])
-    with pytest.raises(ValueError, match="fit saw an array without names"): nameless.predict(shuffled)
+    with pytest.raises(ValueError, match="fit saw an array without names"):
+        nameless.predict(shuffled)
     named = quick(weights, epochs=1).fit(X, y)
     np.testing.assert_allclose(named.predict_proba(shuffled), named.predict_proba(X), atol=1e-5)
 
 
-@pytest.mark.parametrize("spoil,message", [(lambda x: 0 * x, "trials 4 are flat"), (lambda x: x * 1e-6, "trials 4 look like volts"), (lambda x: x * 1e6, "trials 4 are too large"),
-                                           (lambda x: x * np.nan, "NaN")], ids=["zeros", "volts", "large", "NaN"])
+FACTORS = {"zeros": (0, "trials 4 are flat"), "volts": (1e-6, "trials 4 look like volts"),
+           "large": (1e6, "trials 4 are too large"), "NaN": (np.nan, "NaN")}
+
+
+@pytest.mark.parametrize("factor,message", FACTORS.values(), ids=FACTORS)
 @pytest.mark.parametrize("scale", ["raise", "standardise"])
-def test_each_trial_is_looked_at(weights, spoil, message, scale):
+def test_each_trial_is_looked_at(weights, factor, message, scale):
     X, y = trials(30)
     c = quick(weights, epochs=1, scale=scale).fit(X, y)
     bad = X.copy()
-    bad[4] = spoil(bad[4])
+    bad[4] *= factor
     with pytest.raises(ValueError, match=message): c.predict_proba(bad)
     with pytest.raises(ValueError, match=message): c.fit(bad, y)
 
@@ -419,8 +526,10 @@ def test_a_classifier_from_a_file_begins_where_the_first_one_began(weights, head
         again = SJEPAClassifier.load(tmp_path / "c").set_params(channels=CHANNELS)
         assert np.array_equal(again.predict_proba(X), c.predict_proba(X))
         again.save(tmp_path / "d")
-        for copy in (clone(again), clone(SJEPAClassifier.load(tmp_path / "d")).set_params(channels=CHANNELS)):
-            assert copy.fit(X[10:], y[10:]).history_.equals(clone(c).fit(X[10:], y[10:]).history_)
+        third = SJEPAClassifier.load(tmp_path / "d").set_params(channels=CHANNELS)
+        expected = clone(c).fit(X[10:], y[10:]).history_
+        for other in (again, third):
+            assert clone(other).fit(X[10:], y[10:]).history_.equals(expected)
 
 
 def test_a_file_without_a_contextual_encoder_cannot_start_one(weights, tmp_path):
@@ -430,88 +539,132 @@ def test_a_file_without_a_contextual_encoder_cannot_start_one(weights, tmp_path)
     with pytest.raises(ValueError, match="without a contextual encoder"): clone(again).fit(X, y)
 
 
+def opened(path):
+    "Header and tensors of a file."
+    with safe_open(path, "pt") as f: return f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+
+
 def test_older_files_predict_and_refuse_to_begin_anew(weights, tmp_path):
     "Files before the options: no start, no norm in the settings."
-    from safetensors import safe_open
-    from safetensors.torch import save_file
     X, y = trials(30)
     c = quick(weights, epochs=1).fit(X, y)
     c.save(tmp_path / "c")
-    with safe_open(tmp_path / "c", "pt") as f: about, tensors = f.metadata(), {k: f.get_tensor(k) for k in f.keys() if not k.startswith("start.")}
+    about, tensors = opened(tmp_path / "c")
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("start.")}
     del about["start"]
     settings = json.loads(about["settings"])
-    for k in ("norm", "filters", "average", "weight_decay", "dropout", "label_smoothing"): del settings[k]
-    save_file(tensors, tmp_path / "old", metadata=about | dict(settings=json.dumps(settings)))
+    for k in ("norm", "filters", "average", "weight_decay", "dropout", "label_smoothing"):
+        del settings[k]
+    about["settings"] = json.dumps(settings)
+    save_file(tensors, tmp_path / "old", metadata=about)
     old = SJEPAClassifier.load(tmp_path / "old")
     assert np.array_equal(old.predict_proba(X), c.predict_proba(X)) and old.norm == "window"
     with pytest.raises(ValueError, match="read from an older file"): clone(old).fit(X, y)
 
 
-def test_bad_input(weights, tmp_path):
+NAN = np.where(np.arange(200) == 7, np.nan, trials(30)[0])
+TRIALS = {"only one class": dict(y=np.zeros(30)),
+          "at least 2 of each class": dict(y=np.r_[np.zeros(29), 1]),
+          "fewer than 152": dict(X=trials(30)[0][..., :151]),
+          "multiply by 1e6": dict(X=trials(30)[0] * 1e-6),
+          "NaN": dict(X=NAN),
+          "inconsistent|trials and 29 labels": dict(y=np.arange(29) % 2)}
+SETTINGS = {"channels without a position: Ear": dict(channels=CHANNELS[:-1] + ("Ear",)),
+            'head="contextual" needs to know where': dict(channels=None, head="contextual"),
+            "6 channels, and 3 names": dict(channels=CHANNELS[:3]),
+            "weights are an SJEPA": dict(weights=3)}
+IMPOSSIBLE = [("epochs", 0), ("patience", 0), ("validation", 1.5), ("learning_rate", 0.),
+              ("head", "x"), ("strategy", "x"), ("virtual_channels", 0), ("scale", "x"),
+              ("reference", "Cz"), ("norm", "x"), ("filters", "ica"), ("average", 0),
+              ("weight_decay", -1.), ("dropout", 1.), ("label_smoothing", 1.)]
+
+
+@pytest.mark.parametrize("message", TRIALS)
+def test_bad_trials(weights, message):
     X, y = trials(30)
-    def fails(match, X=X, y=y, **k):
-        with pytest.raises(ValueError, match=match): quick(**(dict(weights=weights) | k)).fit(X, y)
-    fails("only one class", y=np.zeros(30))
-    fails("at least 2 of each class", y=np.r_[np.zeros(29), 1])
-    fails("fewer than 152", X=X[..., :151])
-    fails("channels without a position: Ear", channels=CHANNELS[:-1] + ("Ear",))
-    fails("needs to know where the channels are", channels=None, head="contextual")
-    fails("6 channels, and 3 names", channels=CHANNELS[:3])
-    fails("multiply by 1e6", X=X * 1e-6)
-    fails("NaN", X=np.where(np.arange(200) == 7, np.nan, X))
-    fails("weights are an SJEPA", weights=3)
-    fails("inconsistent|trials and 29 labels", y=y[:-1])
-    for k in (dict(epochs=0), dict(patience=0), dict(validation=1.5), dict(learning_rate=0.), dict(head="x"), dict(strategy="x"), dict(virtual_channels=0), dict(scale="x"), dict(reference="Cz"),
-              dict(norm="x"), dict(filters="ica"), dict(average=0), dict(weight_decay=-1.), dict(dropout=1.), dict(label_smoothing=1.)): fails(next(iter(k)), **k)
-    with pytest.raises(FileNotFoundError, match="no pre-trained model"): quick(tmp_path / "none").fit(X, y)
-    (tmp_path / "bad.safetensors").write_bytes(b"123")
-    with pytest.raises(ValueError, match="not a whole safetensors file"): quick(str(tmp_path / "bad.safetensors")).fit(X, y)
+    given = dict(X=X, y=y) | TRIALS[message]
+    with pytest.raises(ValueError, match=message): quick(weights).fit(**given)
+
+
+@pytest.mark.parametrize("message", SETTINGS)
+def test_bad_settings(weights, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**dict(weights=weights) | SETTINGS[message]).fit(*trials(30))
+
+
+@pytest.mark.parametrize("name,value", IMPOSSIBLE)
+def test_a_setting_that_cannot_be_is_named(weights, name, value):
+    with pytest.raises(ValueError, match=name): quick(weights, **{name: value}).fit(*trials(30))
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pre-trained model"):
+        quick(tmp_path / "none").fit(*trials(30))
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"123")
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        quick(str(bad)).fit(*trials(30))
 
 
 def test_weights_of_another_width(tmp_path):
     "A file whose tensors are not those its header describes."
-    from safetensors.torch import load_file, save_file
-    model = SJEPA(named_montage(CHANNELS), SMALL)
-    model.save(tmp_path / "m.safetensors")
-    from safetensors import safe_open
-    with safe_open(tmp_path / "m.safetensors", "pt") as f: about = f.metadata()
-    state = load_file(tmp_path / "m.safetensors")
-    save_file({k: v[..., :32].contiguous() if v.ndim == 2 and v.shape[-1] == 64 else v for k, v in state.items()}, tmp_path / "w.safetensors", metadata=about)
-    X, y = trials(30)
-    with pytest.raises(ValueError, match="not those of the model that its header describes"): quick(tmp_path / "w.safetensors").fit(X, y)
+    SJEPA(named_montage(CHANNELS), SMALL).save(tmp_path / "m.safetensors")
+    about, tensors = opened(tmp_path / "m.safetensors")
+    for k, v in tensors.items():
+        if v.ndim == 2 and v.shape[-1] == 64: tensors[k] = v[..., :32].contiguous()
+    save_file(tensors, tmp_path / "w.safetensors", metadata=about)
+    with pytest.raises(ValueError, match="not those of the model that its header describes"):
+        quick(tmp_path / "w.safetensors").fit(*trials(30))
 
 
 # ---------------------------------------------------------------- MOABB
 
-def riemann(): return make_pipeline(Covariances("oas"), TangentSpace(), LogisticRegression(max_iter=1000))
+SECOND = dict(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128)
+
+
+def riemann():
+    return make_pipeline(Covariances("oas"), TangentSpace(), LogisticRegression(max_iter=1000))
+
+
+def evaluated(kind, paradigm, dataset, folder, pipelines, **settings):
+    "The scores of one of MOABB's evaluations."
+    evaluation = kind(paradigm, [dataset], overwrite=True, hdf5_path=str(folder), **settings)
+    results = evaluation.process(pipelines)
+    assert results.score.between(0, 1).all()
+    return results
 
 
 @pytest.mark.parametrize("return_epochs", [False, True])
 def test_within_session_evaluation(return_epochs, tmp_path):
     "Beside a Riemannian pipeline, in one call."
-    paradigm = LeftRightImagery(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128)
-    ours = {"S-JEPA": make_pipeline(SJEPAClassifier(epochs=3))}
-    evaluation = WithinSessionEvaluation(paradigm, [SimulatedMI(n_subjects=2, n_trials=10)], overwrite=True, hdf5_path=str(tmp_path), return_epochs=return_epochs)
-    results = evaluation.process(ours if return_epochs else {**ours, "Riemann": riemann()})
-    assert len(results) == (2 if return_epochs else 4) and results.score.between(0, 1).all()
+    pipelines = {"S-JEPA": make_pipeline(SJEPAClassifier(epochs=3))}
+    if not return_epochs: pipelines["Riemann"] = riemann()
+    people = SimulatedMI(n_subjects=2, n_trials=10)
+    results = evaluated(WithinSessionEvaluation, LeftRightImagery(**SECOND), people, tmp_path,
+                        pipelines, return_epochs=return_epochs)
+    assert len(results) == (2 if return_epochs else 4)
 
 
-@pytest.mark.parametrize("kind,settings", [(CrossSessionEvaluation, dict(n_sessions=2, n_subjects=1)), (CrossSubjectEvaluation, dict(n_subjects=2))])
+EVALUATIONS = [(CrossSessionEvaluation, dict(n_sessions=2, n_subjects=1)),
+               (CrossSubjectEvaluation, dict(n_subjects=2))]
+
+
+@pytest.mark.parametrize("kind,settings", EVALUATIONS)
 def test_other_evaluations(kind, settings, tmp_path):
-    paradigm = SSVEP(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128, n_classes=4)
-    evaluation = kind(paradigm, [SimulatedSSVEP(n_trials=8, **settings)], overwrite=True, hdf5_path=str(tmp_path))
-    results = evaluation.process({"S-JEPA": SJEPAClassifier(epochs=2), "Riemann": riemann()})
-    assert set(results.pipeline) == {"S-JEPA", "Riemann"} and results.score.notna().all()
+    pipelines = {"S-JEPA": SJEPAClassifier(epochs=2), "Riemann": riemann()}
+    people = SimulatedSSVEP(n_trials=8, **settings)
+    results = evaluated(kind, SSVEP(**SECOND, n_classes=4), people, tmp_path, pipelines)
+    assert set(results.pipeline) == {"S-JEPA", "Riemann"}
 
 
 def test_real_recordings_in_moabbs_evaluation(real_data, tmp_path):
     from moabb.datasets import PhysionetMI
     data = PhysionetMI(imagined=True, executed=False)
     data.subject_list = [1]
-    paradigm = LeftRightImagery(fmin=.5, fmax=40, tmin=0, tmax=152 / 128, resample=128)
-    evaluation = WithinSessionEvaluation(paradigm, [data], overwrite=True, hdf5_path=str(tmp_path))
-    results = evaluation.process({"S-JEPA": SJEPAClassifier(epochs=5), "Riemann": riemann()})
-    assert len(results) == 2 and results.score.between(0, 1).all() and set(results["samples"]) == {45.}
+    pipelines = {"S-JEPA": SJEPAClassifier(epochs=5), "Riemann": riemann()}
+    results = evaluated(WithinSessionEvaluation, LeftRightImagery(**SECOND), data, tmp_path,
+                        pipelines)
+    assert len(results) == 2 and set(results["samples"]) == {45.}
 
 
 # ---------------------------------------------------------------- features
@@ -529,7 +682,7 @@ def test_features_are_the_models_tokens(weights, encoder, float32):
     x = torch.from_numpy(X - X.mean(1, keepdims=True))
     with torch.no_grad():
         tokens = weights.local_encoder(x)
-        if encoder == "contextual": tokens = weights.encoder((tokens + weights.position(tokens.shape[2])).flatten(1, 2)).unflatten(1, tokens.shape[1:3])
+        if encoder == "contextual": tokens = weights.encode(x).unflatten(1, tokens.shape[1:3])
     FEATURES.clear()
     for mean, axes in finetuning.MEANS.items():
         f = SJEPAFeatures(weights, encoder, mean, CHANNELS, batch_size=2).fit(X)
@@ -538,31 +691,43 @@ def test_features_are_the_models_tokens(weights, encoder, float32):
         assert len(f.get_feature_names_out()) == expected.shape[1]
 
 
-def test_features_in_a_pipeline_are_computed_once(weights, monkeypatch, tmp_path):
+def test_features_in_a_pipeline_are_computed_once(weights, computed, tmp_path):
     X, y = trials(40, strength=20.)
-    FEATURES.clear(); seen = []
-    features = Downstream.features
-    monkeypatch.setattr(Downstream, "features", lambda self, x: (seen.append(len(x)), features(self, x))[1])
     weights.save(tmp_path / "weights.safetensors")
-    pipe = make_pipeline(SJEPAFeatures(tmp_path / "weights.safetensors", channels=CHANNELS), LogisticRegression(max_iter=1000))
+    features = SJEPAFeatures(tmp_path / "weights.safetensors", channels=CHANNELS)
+    pipe = make_pipeline(features, LogisticRegression(max_iter=1000))
     search = GridSearchCV(pipe, {"logisticregression__C": [.1, 10.]}, cv=4).fit(X, y)
-    assert sum(seen) == 40 and search.best_score_ > .7
+    assert sum(computed) == 40 and search.best_score_ > .7
 
 
 def test_features_of_epochs_and_of_their_array_are_equal(weights, float32):
     X, _ = trials(6)
-    info = mne.create_info(list(CHANNELS[::-1]), 128., "eeg"); info.set_montage("standard_1005")
+    info = mne.create_info(list(CHANNELS[::-1]), 128., "eeg")
+    info.set_montage("standard_1005")
     epochs = mne.EpochsArray(X[:, ::-1] * 1e-6, info)
     f = SJEPAFeatures(weights, channels=CHANNELS)
-    a = f.fit_transform(X); FEATURES.clear()
-    np.testing.assert_allclose(f.transform(epochs), a, atol=1e-4)  # channels are found by name
+    expected = f.fit_transform(X)
+    FEATURES.clear()
+    found = f.transform(epochs)  # channels are found by name
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert f.set_output(transform="pandas").transform(X).shape == (6, 6 * 64)
 
 
-def test_features_refuse(weights):
+REFUSED = {"mean is one of": dict(mean="space"),
+           "encoder is one of 'contextual', 'local'": dict(encoder="conv"),
+           "batch_size is a whole number": dict(batch_size=0),
+           "weights are an SJEPA": dict(weights=3),
+           'encoder="contextual" needs to know where': dict(channels=None)}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_features_refuse_settings(weights, message):
+    settings = dict(weights=weights, channels=CHANNELS) | REFUSED[message]
+    with pytest.raises(ValueError, match=message): SJEPAFeatures(**settings).fit(trials(6)[0])
+
+
+def test_features_refuse_trials(weights):
     X, _ = trials(6)
-    for wrong, message in ((dict(mean="space"), "mean is one of"), (dict(encoder="conv"), "encoder is one of 'contextual', 'local'"), (dict(batch_size=0), "batch_size is a whole number"), (dict(weights=3), "weights are an SJEPA"), (dict(channels=None), "give their names or a montage")):
-        with pytest.raises(ValueError, match=message): SJEPAFeatures(**dict(weights=weights, channels=CHANNELS) | wrong).fit(X)
     f = SJEPAFeatures(weights, channels=CHANNELS).fit(X)
     with pytest.raises(ValueError, match="fit saw 6 and 200"): f.transform(X[..., :160])
     with pytest.raises(ValueError, match="multiply by 1e6"): f.transform(X * 1e-6)

@@ -17,13 +17,19 @@ close = dict(atol=1e-5, rtol=0)
 SUBSET = ["C3", "Cz", "C4", "Pz", "Oz", "Fp1", "TPP9h"]
 
 
+def channels(montage):
+    "The channels of a montage, as braindecode wants to be told of them."
+    places = zip(montage.names, montage.positions)
+    return [dict(ch_name=name, kind="eeg", loc=place) for name, place in places]
+
+
 def theirs_and_ours(names=LEE2019_CHANNELS, samples=536, seed=0):
     "A braindecode model with random weights and ours with the same ones."
     torch.manual_seed(seed)
-    chs = [dict(ch_name=n, kind="eeg", loc=lee2019_montage().select([n]).positions[0]) for n in names]
+    chs = channels(lee2019_montage().select(names))
     theirs = SignalJEPA(chs_info=chs, n_times=samples, sfreq=128).eval()
     with torch.no_grad():
-        for p in theirs.parameters(): p.add_(torch.randn_like(p) * .01)  # norms and biases too are no longer trivial
+        for p in theirs.parameters(): p.add_(torch.randn_like(p) * .01)  # norms and biases too
     ours = SJEPA(lee2019_montage().select(names))
     report = load_braindecode(ours, theirs.state_dict())
     assert report.absent == ["predictor.mask_token"] and report.unused == []
@@ -39,7 +45,8 @@ def test_tokens_position_codes_context(names, samples):
     x = torch.randn(2, len(names), samples) * 10
     tokens = theirs.feature_encoder(x)
     torch.testing.assert_close(ours.local_encoder(x).flatten(1, 2), tokens, **close)
-    torch.testing.assert_close(ours.position(tokens.shape[1] // len(names)).flatten(0, 1), theirs.pos_encoder(tokens)[0], **close)
+    code = ours.position(tokens.shape[1] // len(names)).flatten(0, 1)
+    torch.testing.assert_close(code, theirs.pos_encoder(tokens)[0], **close)
     torch.testing.assert_close(ours.encode(x), theirs(x.clone()), **close)
 
 
@@ -50,53 +57,71 @@ def test_a_subset_of_the_rows():
     rows = lee2019_montage().index(SUBSET)
     x = torch.randn(2, len(SUBSET), 536) * 10
     chs = [dict(ch_name=n, kind="eeg", loc=[0., 0., 0.]) for n in SUBSET]
-    aligned = SignalJEPA(chs_info=chs, n_times=536, sfreq=128, channel_embedding="pretrain_aligned").eval()
-    aligned.load_state_dict(theirs.state_dict())
-    torch.testing.assert_close(ours.encode(x, torch.from_numpy(rows)), aligned(x.clone()), **close)
+    aligned = SignalJEPA(chs_info=chs, n_times=536, sfreq=128, channel_embedding="pretrain_aligned")
+    aligned.eval().load_state_dict(theirs.state_dict())
+    mine = ours.encode(x, torch.from_numpy(rows))
+    torch.testing.assert_close(mine, aligned(x.clone()), **close)
 
 
 @torch.no_grad()
 def test_starting_position_rows():
     "Before training, the rows agree too."
     torch.manual_seed(0)
-    chs = [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(LEE2019_CHANNELS, lee2019_montage().positions)]
-    theirs = SignalJEPA(chs_info=chs, n_times=152, sfreq=128)
-    torch.testing.assert_close(SJEPA().position.spatial, theirs.pos_encoder.pos_encoder_spat.weight, **close)
+    theirs = SignalJEPA(chs_info=channels(lee2019_montage()), n_times=152, sfreq=128)
+    rows = theirs.pos_encoder.pos_encoder_spat.weight
+    torch.testing.assert_close(SJEPA().position.spatial, rows, **close)
+
+
+def example_by_example(theirs, teacher, mask_token, x, masks):
+    "Predictions and targets of each example, written out from braindecode's modules."
+    tokens = theirs.feature_encoder(x)
+    code = theirs.pos_encoder(tokens)
+    placed = tokens + code
+    n = tokens.shape[1] // 62
+    for i, hidden in enumerate(masks.hidden.repeat_interleave(n, 1)):
+        context = theirs.transformer.encoder(placed[i:i + 1, ~hidden])
+        questions = mask_token + code[i:i + 1, hidden]
+        predicted = theirs.transformer.decoder(questions, context)
+        with torch.no_grad():
+            layers, h = [], placed[i:i + 1]
+            for layer in teacher.layers:
+                h = layer(h)
+                layers.append(h)
+            mean = torch.stack(layers[-4:]).mean(0)
+            target = torch.nn.functional.layer_norm(mean, (64,))[:, hidden]
+        yield predicted, target
 
 
 @pytest.mark.parametrize("samples", [152, 536])
 def test_predictions_and_the_whole_loss(samples):
-    "One batch through `SJEPA`, and the same written out from braindecode's modules, an example at a time: loss, predictions, gradients."
+    """One batch through `SJEPA`, and the same written out from braindecode's modules, an example
+    at a time: loss, predictions, gradients."""
     theirs, ours = theirs_and_ours(samples=samples)
     teacher = copy.deepcopy(theirs.transformer.encoder)
     with torch.no_grad():
         for p in teacher.parameters(): p.add_(torch.randn_like(p) * .01)
     ours.target_encoder.load_state_dict(teacher.state_dict())
-    mask_token = ours.predictor.mask_token
-    x, masks = torch.randn(5, 62, samples) * 10, SphereMask(ours.montage, .6)(5, torch.Generator().manual_seed(0))
+    x = torch.randn(5, 62, samples) * 10
+    masks = SphereMask(ours.montage, .6)(5, torch.Generator().manual_seed(0))
     assert len(set(masks.hidden.sum(1).tolist())) > 1  # unequal sizes
     out = ours(x, masks)
 
-    tokens = theirs.feature_encoder(x)
-    code = theirs.pos_encoder(tokens)
-    n = tokens.shape[1] // 62
+    mask_token = ours.predictor.mask_token.detach()
+    examples = list(example_by_example(theirs, teacher, mask_token, x, masks))
     total = count = 0.
-    for i in range(5):
-        hidden = masks.hidden[i].repeat_interleave(n)
-        context = theirs.transformer.encoder((tokens + code)[i:i + 1, ~hidden])
-        predicted = theirs.transformer.decoder(mask_token.detach() + code[i:i + 1, hidden], context)
-        with torch.no_grad():
-            layers, h = [], (tokens + code)[i:i + 1]
-            for layer in teacher.layers: layers.append(h := layer(h))
-            target = torch.nn.functional.layer_norm(torch.stack(layers[-4:]).mean(0), (64,))[:, hidden]
-        k = int(hidden.sum())
+    for i, (predicted, target) in enumerate(examples):
+        k = target.shape[1]
         torch.testing.assert_close(out.predicted[i, :k], predicted[0], **close)
         torch.testing.assert_close(out.target[i, :k], target[0], **close)
         total, count = total + (predicted - target).abs().sum(), count + predicted.numel()
     torch.testing.assert_close(out.loss, total / count, **close)
-    (total / count).backward(); out.loss.backward()
-    for a, b in ((ours.local_encoder.convs[0].weight, theirs.feature_encoder[1][0].weight), (ours.position.spatial, theirs.pos_encoder.pos_encoder_spat.weight),
-                 (ours.encoder.layers[0].linear1.weight, theirs.transformer.encoder.layers[0].linear1.weight)):
+
+    (total / count).backward()
+    out.loss.backward()
+    encoder = theirs.transformer.encoder
+    for a, b in ((ours.local_encoder.convs[0].weight, theirs.feature_encoder[1][0].weight),
+                 (ours.position.spatial, theirs.pos_encoder.pos_encoder_spat.weight),
+                 (ours.encoder.layers[0].linear1.weight, encoder.layers[0].linear1.weight)):
         torch.testing.assert_close(a.grad, b.grad, **close)
 
 
@@ -122,19 +147,21 @@ def test_hub_folder_both_ways(tmp_path, capsys):
     torch.testing.assert_close(mine.encode(x), theirs(x.clone()), **close)
 
 
-
 # ---------------------------------------------------------------- the three heads
 
-THEIRS = {"contextual": "SignalJEPA_Contextual", "post-local": "SignalJEPA_PostLocal", "pre-local": "SignalJEPA_PreLocal"}
+THEIRS = {"contextual": "SignalJEPA_Contextual", "post-local": "SignalJEPA_PostLocal",
+          "pre-local": "SignalJEPA_PreLocal"}
 
 
 def head_pair(head, names, samples, classes=3, virtual=4):
     "A head of braindecode with random weights, and ours."
     torch.manual_seed(1)
     montage = lee2019_montage().select(names)
-    chs = [dict(ch_name=n, kind="eeg", loc=p) for n, p in zip(names, montage.positions)]
-    theirs = getattr(pytest.importorskip("braindecode.models"), THEIRS[head])(chs_info=chs, n_times=samples, sfreq=128, n_outputs=classes, n_spat_filters=virtual).eval()
-    return theirs, Downstream(head, classes, samples, len(names), montage, virtual_channels=virtual).eval()
+    theirs = getattr(pytest.importorskip("braindecode.models"), THEIRS[head])
+    theirs = theirs(chs_info=channels(montage), n_times=samples, sfreq=128, n_outputs=classes,
+                    n_spat_filters=virtual)
+    ours = Downstream(head, classes, samples, len(names), montage, virtual_channels=virtual)
+    return theirs.eval(), ours.eval()
 
 
 @pytest.mark.parametrize("names", [LEE2019_CHANNELS, SUBSET], ids=["62 channels", "subset"])
@@ -146,14 +173,15 @@ def test_heads(head, names, samples):
     report = load_braindecode(ours, theirs.state_dict())
     assert not report.absent and all(k.startswith("transformer.decoder") for k in report.unused)
     x, y = torch.randn(4, len(names), samples) * 10, torch.tensor([0, 1, 2, 0])
-    theirs.requires_grad_(True); ours.requires_grad_(True)
+    theirs.requires_grad_(True)
+    ours.requires_grad_(True)
     a, b = ours(x), theirs(x.clone())
     torch.testing.assert_close(a, b, **close)
     for scores in (a, b): torch.nn.functional.cross_entropy(scores, y).backward()
-    mine = dict(ours.named_parameters())
+    mine, there = dict(ours.named_parameters()), dict(theirs.named_parameters())
     for name in ("spatial.weight", "linear.weight", "local_encoder.convs.0.weight"):
-        there = dict(theirs.named_parameters())[braindecode_name(name, head)]
-        torch.testing.assert_close(mine[name].grad, there.grad.reshape(mine[name].shape), atol=1e-4, rtol=1e-3)
+        gradient = there[braindecode_name(name, head)].grad.reshape(mine[name].shape)
+        torch.testing.assert_close(mine[name].grad, gradient, atol=1e-4, rtol=1e-3)
     state = to_braindecode(ours)
     assert all(torch.equal(state[k], v) for k, v in theirs.state_dict().items() if k in state)
     missing = theirs.load_state_dict(state, strict=False).missing_keys
@@ -170,13 +198,15 @@ def test_heads_with_other_virtual_channels(virtual):
 
 def test_a_head_of_another_width_is_refused():
     theirs, _ = head_pair("post-local", SUBSET, 536, virtual=3)
-    with pytest.raises(ValueError, match="weights of another architecture or montage"): load_braindecode(Downstream("post-local", 3, 536, len(SUBSET)), theirs.state_dict())
+    ours = Downstream("post-local", 3, 536, len(SUBSET))
+    with pytest.raises(ValueError, match="weights of another architecture or montage"):
+        load_braindecode(ours, theirs.state_dict())
 
 
 @pytest.mark.parametrize("name", shipped_models())
 @torch.no_grad()
 def test_shipped_models_in_braindecode(name, tmp_path):
-    "A shipped model, exported, loaded strictly by `SignalJEPA` and by its three heads: the same numbers."
+    "A shipped model, exported, loaded strictly by `SignalJEPA` and its heads: the same numbers."
     ours = SJEPA.from_pretrained(name)
     save_pretrained(ours, tmp_path)
     theirs = SignalJEPA.from_pretrained(tmp_path, n_times=536, strict=True).eval()
@@ -186,11 +216,13 @@ def test_shipped_models_in_braindecode(name, tmp_path):
     assert again.config == ours.config and again.montage == ours.montage
     torch.testing.assert_close(again.encode(x), ours.encode(x), **close)
     for head in HEADS:
-        net = getattr(pytest.importorskip("braindecode.models"), THEIRS[head]).from_pretrained(theirs, n_outputs=3)
-        state, kept = to_braindecode(ours), net.state_dict()
+        kind = getattr(pytest.importorskip("braindecode.models"), THEIRS[head])
+        kept = kind.from_pretrained(theirs, n_outputs=3).state_dict()
+        state = to_braindecode(ours)
         shared = [k for k in kept if k in state]
-        assert any(k.startswith("feature_encoder") for k in shared) and all(torch.equal(kept[k], state[k]) for k in shared)
-        assert head != "contextual" or any(k.startswith("transformer.encoder") for k in shared)
+        assert all(torch.equal(kept[k], state[k]) for k in shared)
+        assert any(k.startswith("feature_encoder") for k in shared)
+        if head == "contextual": assert any(k.startswith("transformer.encoder") for k in shared)
 
 
 def test_a_frozen_norm_does_not_travel():
