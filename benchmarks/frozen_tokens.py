@@ -5,7 +5,7 @@
 The probes of the page on diagnostics at the paper's numbers of trials (200 of imagery, 200 of
 flicker, 1,992 flashes), for the simulated people 48 to 54; with --real for Kalunga2016 (SSVEP) and
 PhysionetMI 1 to 3 (hands or feet, left or right hand; set MNE_DATA). Random networks of the same
-size, three seeds, are the floor. Rows go to results/frozen_tokens.csv; those there are skipped.
+size, six seeds, are the floor. Rows go to results/frozen_tokens.csv; those there are skipped.
 """
 import argparse
 import platform
@@ -55,7 +55,7 @@ def models(names):
     "The models by name, and random ones."
     found, places = {n: SJEPA.from_pretrained(n) for n in names}, lee2019_montage()
     for model in found.values(): places = places.union(model.montage)
-    for seed in range(3):
+    for seed in range(6):
         torch.manual_seed(seed)
         found[f"random {seed}"] = SJEPA(places, SJEPAConfig.preset("4/8/256")).eval()
     for model in found.values(): set_precision(model, "auto", "cpu")
