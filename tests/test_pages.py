@@ -87,6 +87,8 @@ def exported(tmp_path_factory):
     hidden = shutil.ignore_patterns(".*")
     for d in ("nbs", "results"):
         if (ROOT / d).exists(): shutil.copytree(ROOT / d, root / d, ignore=hidden)
+    (root / "sjepa_nb").mkdir()
+    shutil.copy(ROOT / "sjepa_nb" / "__init__.py", root / "sjepa_nb")  # nbdev writes its version
     python_in(root, "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()")
     return root
 
