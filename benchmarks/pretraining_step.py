@@ -31,7 +31,7 @@ SETTINGS = ((152, 32), (536, 32), (2072, 8), (2072, 32))  # samples, batch
 
 
 def batch_and_mask(samples, batch):
-    "Windows of noise in microvolts, and the 9 channels around C3's neighbour that all of them hide."
+    "Windows of noise in microvolts, and the 9 channels around C3's neighbour that all hide."
     from sjepa_nb.masking import SphereMask
     from sjepa_nb.montage import lee2019_montage
     montage = lee2019_montage()
@@ -161,8 +161,8 @@ def matrix_rate(dtype, threads, device, n=2048):
 
 def operations(samples, hidden=9, channels=62):
     """Floating-point operations of an example in units of 1e9, as the plain step counts them:
-    matrix products of student (forward and twice that backward), teacher over all tokens, predictor.
-    Without convolutions."""
+    matrix products of student (forward and twice that backward), teacher over all tokens,
+    predictor. Without convolutions."""
     n = (samples - 152) // 128 + 1
     everything, seen, asked = channels * n, (channels - hidden) * n, hidden * n
 
@@ -228,8 +228,8 @@ def summary(t, contenders):
                      f"({times.min():.2f} to {times.max():.2f})")
         gflops = mine.gflops.median()
         print(f"  {name:18} {mine.examples_s.median():8.2f} examples/s, "
-              f"{mine.memory_gb.max():.2f} GB, {gflops / float32:.0%} of the float32 and {gflops / bfloat16:.0%} of the bfloat16 "
-              f"rate{ratio}")
+              f"{mine.memory_gb.max():.2f} GB, {gflops / float32:.0%} of the float32 and "
+              f"{gflops / bfloat16:.0%} of the bfloat16 rate{ratio}")
 
 
 def parse():

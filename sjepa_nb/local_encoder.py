@@ -31,7 +31,8 @@ def n_tokens(
     "Tokens that a window holds. Raises `ValueError` for a window shorter than one token."
     if n_samples < TOKEN_SAMPLES:
         raise ValueError(f"a window of {n_samples} samples is shorter than one token: at least "
-                         f"{TOKEN_SAMPLES} samples ({TOKEN_SAMPLES/128:.2f} s at 128 Hz) are needed")
+                         f"{TOKEN_SAMPLES} samples ({TOKEN_SAMPLES/128:.2f} s at 128 Hz) "
+                         "are needed")
     return (n_samples - TOKEN_SAMPLES) // TOKEN_STRIDE + 1
 
 # %% ../nbs/07_local_encoder.ipynb #d92f11b7

@@ -172,7 +172,7 @@ def test_no_window_is_rejected_or_passed_in_silence(monkeypatch):
     fails(left_out_windows_are_counted)
     monkeypatch.undo()
     nothing = lambda x, sfreq: {k: np.zeros(x.shape, bool) for k in ("nan", "flat")}
-    monkeypatch.setattr(store, "find_defects", nothing)
+    monkeypatch.setattr(preprocessing, "find_defects", nothing)
     with pytest.raises((AssertionError, ValueError)): left_out_windows_are_counted()
 
 
