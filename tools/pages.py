@@ -373,7 +373,8 @@ def readme():
         if cell["cell_type"] == "markdown": out.append(source)
         elif source and not hidden & set(cell["options"]): out.append(f"```python\n{source}\n```")
     text = re.sub(r"\]\((\w+)\.ipynb(#[\w-]+)?\)", r"](nbs/\1.ipynb\2)", "\n\n".join(out))
-    return text.replace("](../", "](") + "\n"
+    text = text.replace("](../", "](").replace("](figures/", "](nbs/figures/")
+    return text + "\n"
 
 
 def command(name, text=None):
