@@ -10,6 +10,7 @@ __all__ = ['INTERVAL', 'TYPES', 'QUICK', 'Option', 'read_options', 'own_options'
 # %% ../nbs/21_options.ipynb #e6a16c75
 import argparse
 import ast
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -40,7 +41,24 @@ def _fields_in(cls):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = node.args.args[-len(node.args.defaults):]
             for argument, value in zip(arguments, node.args.defaults):
-                if argument.annotation: yield argument.arg, argument.annotation, value
+                yield argument.arg, argument.annotation or _type_of(value), value
+
+def _type_of(value):
+    "The type of a parameter that has a default and no annotation, as a syntax tree."
+    kind = ast.Name(type(ast.literal_eval(value)).__name__)
+    return ast.copy_location(kind, value)
+
+# %% ../nbs/21_options.ipynb #0p71on5b
+def _parameters(cls) -> dict:  # name → its description, after its choices
+    "What the section `Parameters` of a class's docstring says, in the form of a comment."
+    doc = ast.get_docstring(cls) or ""
+    section = doc.partition("Parameters\n----------\n")[2].partition("\n\n")[0]
+    found = {}
+    for name, kind, text in re.findall(r"^(\w+) : (.*)\n((?: +.*(?:\n|$))+)", section, re.M):
+        choices = kind[1:kind.index("}")].replace('"', "") + ": " if kind[0] == "{" else ""
+        text = " ".join(text.split()).removesuffix(".")
+        found[name] = choices + text[0].lower() + text[1:]
+    return found
 
 # %% ../nbs/21_options.ipynb #72608d63
 def read_options(
@@ -51,13 +69,14 @@ def read_options(
     "The fields of a class, or the parameters of its `__init__`, as its source has them."
     text = (resources.files("sjepa_nb") / f"{module}.py").read_text(encoding="utf-8")
     classes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef) and n.name == name]
-    found = []
+    described, found = _parameters(classes[0]), []
     for label, kind, value in _fields_in(classes[0]):
         if only and label not in only: continue
         end = (value or kind).end_lineno - 1
         try: default = ast.literal_eval(value) if value else MISSING
         except ValueError: default = ast.unparse(value)
-        found.append(Option(label, ast.unparse(kind), default, _comment(text.splitlines(), end)))
+        help = described.get(label) or _comment(text.splitlines(), end)
+        found.append(Option(label, ast.unparse(kind), default, help))
     return found
 
 # %% ../nbs/21_options.ipynb #b643b2ae
