@@ -367,3 +367,9 @@ def test_an_error_in_the_middle_of_a_page_fails_it(tmp_path, code):
     with pytest.raises(RuntimeError, match="ZeroDivisionError|SystemExit"):
         tool.run(notebook(tmp_path, source1=code, source3="pass"), tmp_path / "out.ipynb")
     assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_the_readme_is_read_before_anything_is_installed():
+    "The continuous integration asks for the test command with a bare Python."
+    bare = [sys.executable, "-S", "tools/pages.py", "command", "test"]
+    assert "pytest" in subprocess.run(bare, cwd=ROOT, capture_output=True, text=True).stdout
