@@ -628,4 +628,4 @@ def demonstrate(
     _test_encoders(o, run.settings["seed"])
     minutes = (time.monotonic() - start) / 60
     print(f"\n  in all {minutes:.1f} minutes. Simulated recordings: for real ones, see the "
-          "evaluation page.")
+          "page of evidence.")
