@@ -17,7 +17,6 @@ from itertools import product
 from pathlib import Path
 
 import mne
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit

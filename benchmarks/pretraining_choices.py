@@ -9,7 +9,6 @@ thousandth step to results/pretraining_curves.csv; choices already there are ski
 processes may share DIR.
 """
 import argparse
-import os
 import platform
 import time
 from pathlib import Path
@@ -19,13 +18,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from sjepa_nb.contextual_encoder import set_precision
-from sjepa_nb.sources import moabb_sources
-from sjepa_nb.store import build_store, split_by_subject
-from sjepa_nb.diagnostics import simulated_probes
+from sjepa_nb.diagnostics import TrainingError, simulated_probes
+from sjepa_nb.files import write_whole
 from sjepa_nb.model import SJEPA, SJEPAConfig
-from sjepa_nb.diagnostics import TrainingError
 from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import simulated_datasets
+from sjepa_nb.sources import moabb_sources
+from sjepa_nb.store import build_store, split_by_subject
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 BASE = dict(
@@ -73,9 +72,8 @@ def append(work, name, rows):
     path = RESULTS / name
     with FileLock(work / f".{name}.lock"):
         old = [pd.read_csv(path)] if path.exists() else []
-        part = path.with_suffix(".part")
-        pd.concat([*old, pd.DataFrame(rows)]).to_csv(part, index=False, float_format="%.5g")
-        os.replace(part, path)
+        table = pd.concat([*old, pd.DataFrame(rows)])
+        write_whole(path, lambda part: table.to_csv(part, index=False, float_format="%.5g"))
 
 
 def done():

@@ -46,7 +46,9 @@ def child(tokens, batch, channels, mask, seconds, threads, device):
     from sjepa_nb.contextual_encoder import set_precision
     from sjepa_nb.masking import FixedBudgetMask, SphereMask
     from sjepa_nb.model import SJEPA
-    from sjepa_nb.pretraining import TrainingConfig, keep_memory, make_optimiser, memory_gb, train_step
+    from sjepa_nb.pretraining import (
+        TrainingConfig, keep_memory, make_optimiser, memory_gb, train_step,
+    )
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     keep_memory()

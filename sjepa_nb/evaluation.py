@@ -784,7 +784,7 @@ def plot_groups(
     tasks=None,  # (paradigm, dataset) to show; all when None
 ):  # the figure
     """Mean score of a few pipelines with its 95 % interval over subjects, and each subject as a
-    dot; a panel for each task."""
+    tick; a panel for each task."""
     means, subjects = summarise(table), subject_scores(table)
     tasks = tasks or _tasks_of(means)
     size = 6.8, .5 + len(tasks) * (.6 + .24 * len(rows))

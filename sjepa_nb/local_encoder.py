@@ -6,7 +6,6 @@
 __all__ = ['CONVOLUTIONS', 'TOKEN_SAMPLES', 'TOKEN_STRIDE', 'n_tokens', 'LocalEncoder']
 
 # %% ../nbs/07_local_encoder.ipynb #018a3b06
-import torch
 from torch import nn
 
 # %% ../nbs/07_local_encoder.ipynb #b9994026

@@ -126,8 +126,8 @@ class FixedBudgetMask:
         need = n_visible + n_targets * n_hidden
         if len(montage) < need:
             raise ValueError(
-                f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} hidden channels "
-                f"needs {need} channels; this montage has {len(montage)}: use SphereMask, or a "
+                f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} hidden "
+                f"channels needs {need} channels; this montage has {len(montage)}: use SphereMask, or a "
                 "smaller budget")
         self.montage, self.radius = montage, radius
         self.budget = n_visible, n_hidden, n_contexts, n_targets

@@ -263,7 +263,7 @@ def from_pretrained(cls: SJEPA,
     source: str | Path,  # name of a shipped model, a file that `save` wrote, or the folder of a run
 ) -> SJEPA:
     """A pre-trained model. Raises `FileNotFoundError` when there is none of that name, and as
-    `load` does. Weights in braindecode's layout and on the hub: `sjepa_nb.weights.from_pretrained`."""
+    `load` does. Braindecode's layout and the hub: `sjepa_nb.weights.from_pretrained`."""
     shipped, path = shipped_models(), Path(source)
     if path.is_dir(): path = path / "model.safetensors"
     if not path.exists() and str(source) in shipped: path = shipped[str(source)]

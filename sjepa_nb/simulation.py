@@ -9,7 +9,7 @@ __all__ = ['SOURCES', 'N_BACKGROUND', 'leadfield', 'Head', 'make_head', 'plot_to
 
 # %% ../nbs/06_simulation.ipynb #5bdb3a22
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import matplotlib.pyplot as plt

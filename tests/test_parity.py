@@ -7,7 +7,7 @@ import torch
 from sjepa_nb.heads import HEADS, Downstream
 from sjepa_nb.masking import SphereMask
 from sjepa_nb.montage import LEE2019_CHANNELS, lee2019_montage
-from sjepa_nb.model import SJEPA, SJEPAConfig, shipped_models
+from sjepa_nb.model import SJEPA, shipped_models
 from sjepa_nb.weights import (
     braindecode_name, from_pretrained, load_braindecode, save_pretrained, to_braindecode,
 )

@@ -1,7 +1,6 @@
 """The command on real recordings, where `MNE_DATA` holds them: one dataset, and files of two
 montages, rates and units at once."""
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
