@@ -2,15 +2,17 @@
 nothing, with the right value."""
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import mne
 import numpy as np
 import pytest
+import requests
 from moabb.datasets.base import BaseDataset
 
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
-from sjepa_nb.sources import _whose, file_sources
+from sjepa_nb.sources import Source, _whose, file_sources
 from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
@@ -404,6 +406,56 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     content[236:244] = b"-1      "
     path.write_bytes(content)
     assert read_one(path).n_times == 200 * 20
+
+
+# ---------------------------------------------------------------- many recordings, a few bad
+
+def made(run, read, harm):
+    "A run of a made-up person, whom `harm` has met; `read` notes who was read."
+    read.append(run)
+    raw = noise(CHANNELS, seconds=20)
+    harm(raw)
+    yield dict(dataset="made", subject="1", session="0", run=run), raw
+
+
+def well(raw): pass
+def dead(raw): raw._data[:] = 0
+def millions(raw): raw._data *= 1e6
+def offline(raw): raise requests.ConnectionError("no route to host")
+
+
+def made_sources(read, **harms):
+    return [Source(f"made/{run}", "", partial(made, run, read, harm)) for run, harm in harms.items()]
+
+
+def test_all_bad_recordings_are_told_when_the_others_are_done(tmp_path):
+    read = []
+    sources = made_sources(read, a=dead, b=well, c=millions, d=well)
+    with pytest.raises(ValueError) as e: build_store(tmp_path / "s", sources, 1., 2.)
+    first, *lines = str(e.value).splitlines()
+    assert "2 recordings cannot be used" in first and "skip_bad=True" in first
+    assert [line.partition(":")[0] for line in lines] == [
+        f"made/{r}, session 0, run {r}" for r in "ac"]
+    assert "no signal" in lines[0] and "microvolts where volts are due" in lines[1]
+    assert not (tmp_path / "s").exists()
+    read.clear()
+    store = build_store(tmp_path / "s", sources, 1., 2., skip_bad=True)
+    assert read == ["a", "c"]   # b and d were done
+    assert set(store.index.run) == {"b", "d"} and store.about["left_out"] == lines
+    assert all(f"left out: {line}" in store.describe() for line in lines)
+    assert len(build_store(tmp_path / "s", sources, 1., 2., skip_bad=True)) == len(store)
+
+
+def test_nothing_left_is_an_error_even_when_bad_ones_may_be_skipped(tmp_path):
+    with pytest.raises(ValueError, match="no signal"):
+        build_store(tmp_path / "s", made_sources([], a=dead), 1., 2., skip_bad=True)
+
+
+def test_a_lost_network_ends_a_build_at_once(tmp_path):
+    read = []
+    with pytest.raises(OSError, match="made/a cannot be read: no route to host"):
+        build_store(tmp_path / "s", made_sources(read, a=offline, b=well), 1., 2., skip_bad=True)
+    assert read == ["a"]
 
 
 # ---------------------------------------------------------------- trials
