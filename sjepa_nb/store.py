@@ -352,10 +352,10 @@ def montage(self: WindowStore) -> Montage:
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
     "How the plan differs from that of a store with the description `old`, in words."
-    then, now = old["preprocessing"], plan["preprocessing"]
+    then, now = asdict(Preprocessing()) | old["preprocessing"], plan["preprocessing"]
     keys = [k for k in plan if k != "preprocessing" and old.get(k) != plan[k]]
     differ = [f"{k} {old[k]!r}, now {plan[k]!r}" for k in keys]
-    keys = [k for k in now if k in then and then[k] != now[k]]
+    keys = [k for k in now if then[k] != now[k]]
     return differ + [f"{k} {then[k]!r}, now {now[k]!r}" for k in keys]
 
 # %% ../nbs/04_store.ipynb #2e0c98d7

@@ -322,6 +322,34 @@ def test_blinks_are_no_extremes():
     assert not preprocess(raw).bad.any() and preprocess(raw).notes == ()
 
 
+# ---------------------------------------------------------------- the unit
+
+@pytest.mark.parametrize("unit, volts", [("V", 1.), ("mV", 1e3), ("uV", 1e6), ("nV", 1e9)])
+def test_numbers_in_another_unit_are_right_once_it_is_said(unit, volts):
+    raw = noise()
+    good = preprocess(raw)
+    raw._data *= volts
+    mine = Preprocessing(unit=unit)
+    np.testing.assert_allclose(preprocess(raw, mine).data, good.data, rtol=1e-4, atol=1e-4)
+    if unit == "uV":
+        with pytest.raises(ValueError, match="say that these are microvolts .unit='uV'."):
+            preprocess(raw)
+
+
+def test_trials_in_another_unit_are_right_once_it_is_said():
+    def whole(x, s): x *= 1e6
+    good, *_ = load_trials(Harmed(lambda x, s: None), "MI")
+    mine, *_ = load_trials(Harmed(whole), "MI", preprocessing=Preprocessing(unit="uV"))
+    np.testing.assert_allclose(mine, good, rtol=1e-4, atol=1e-4)
+
+
+def test_a_store_of_another_unit_is_another_store(tmp_path):
+    path = save_noise(tmp_path / "s1_raw.fif", seconds=20)
+    store = build(tmp_path / "store", [path])
+    with pytest.raises(ValueError, match="unit 'V', now 'uV'"):
+        build_store(store.path, file_sources([path]), 1., 2., Preprocessing(unit="uV"))
+
+
 # ---------------------------------------------------------------- other names, another frame
 
 @pytest.mark.parametrize("cap, n", [
@@ -386,7 +414,7 @@ def test_a_store_of_before_still_opens(tmp_path):
     file = tmp_path / "store/zarr.json"
     about = json.loads(file.read_text())
     old = about["attributes"]
-    del old["preprocessing"]["bad_channels"], old["subjects_by"]
+    del old["preprocessing"]["bad_channels"], old["preprocessing"]["unit"], old["subjects_by"]
     old["sources"] = {k: v.split("-")[0] for k, v in old["sources"].items()}
     file.write_text(json.dumps(about))
     again = build(tmp_path / "store", [path])
