@@ -39,7 +39,7 @@ from .montage import Montage
 from sjepa_nb.preprocessing import (
     Preprocessing, Recording, _interval, _length, _stretches, preprocess,
 )
-from .sources import Source, _listed, _moabb_classes, find_dataset
+from .sources import Source, _all_told, _listed, _moabb_classes, find_dataset
 
 # %% ../nbs/04_store.ipynb #cca27c9f
 def plan_windows(
@@ -118,9 +118,10 @@ FORMAT = "sjepa_nb windows", 1
 
 def _plan(length, interval, prep):
     "What decides about the windows of a store, other than its sources."
-    seconds = _interval(interval, prep.sfreq) / prep.sfreq
+    seconds, told = _interval(interval, prep.sfreq) / prep.sfreq, asdict(prep)
+    if prep.unit == "V": del told["unit"]   # as ever, and as in stores of before
     return dict(format=FORMAT[0], version=FORMAT[1], length=_length(length), interval=seconds,
-                preprocessing=asdict(prep))
+                preprocessing=told)
 
 # %% ../nbs/04_store.ipynb #7c6d124f
 def _key(labels):
@@ -270,20 +271,14 @@ def _write_sources(sources, draft, plan, prep, n_jobs, progress):
         raise
     return sum(keys, []), sum(troubles, [])
 
-# %% ../nbs/04_store.ipynb #f5a93d4f
-def _all_told(troubles):
-    "Lines about recordings that cannot be used, as one message."
-    if len(troubles) == 1: return f"{troubles[0]}; or leave it out (skip_bad=True)"
-    return "\n".join([f"{len(troubles)} recordings cannot be used; mend them, or leave them out "
-                      "(skip_bad=True); the others are done:", *troubles])
-
 # %% ../nbs/04_store.ipynb #6e372a2a
 def _build(path, plan, sources, prep, n_jobs, progress, skip_bad):
     "Build in `path.partial`, then rename."
     draft = path.with_name(path.name + ".partial")
     _begin(draft, plan)
     keys, troubles = _write_sources(sources, draft, plan, prep, n_jobs, progress)
-    if troubles and not (skip_bad and keys): raise ValueError(_all_told(troubles))
+    if troubles and not (skip_bad and keys):
+        raise ValueError(_all_told(troubles, keys, "; the others are done"))
     about = _describe_store(draft, plan, sources, keys)
     if troubles: about["left_out"] = troubles
     _finish(draft, about, keys)
@@ -352,7 +347,8 @@ def montage(self: WindowStore) -> Montage:
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
     "How the plan differs from that of a store with the description `old`, in words."
-    then, now = asdict(Preprocessing()) | old["preprocessing"], plan["preprocessing"]
+    usual = asdict(Preprocessing())
+    then, now = usual | old["preprocessing"], usual | plan["preprocessing"]
     keys = [k for k in plan if k != "preprocessing" and old.get(k) != plan[k]]
     differ = [f"{k} {old[k]!r}, now {plan[k]!r}" for k in keys]
     keys = [k for k in now if then[k] != now[k]]
