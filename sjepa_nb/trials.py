@@ -15,8 +15,8 @@ import pandas as pd
 
 from .montage import Montage, recording_montage
 from sjepa_nb.preprocessing import (
-    FAR, MARGIN, TOKEN, Preprocessing, _beside, _bridge, _cuts, _dead, _far, _length, _refuse,
-    _robust_sd, _standardise, _stretches, _unit_trouble, find_defects, find_extremes,
+    FAR, MARGIN, TOKEN, UNITS, Preprocessing, _beside, _bridge, _cuts, _dead, _far, _length,
+    _refuse, _robust_sd, _standardise, _stretches, _unit_trouble, find_defects, find_extremes,
 )
 from .sources import _chosen, find_dataset
 
@@ -104,7 +104,8 @@ def _subject_trials(ds, paradigm, subject, prep):
         raise ValueError(f"the paradigm gives {sfreq:g} Hz: build it with resample={prep.sfreq:g}")
     montage, names = recording_montage(epochs.info, on_missing=prep.on_missing)
     lost = Counter(why[0] for why in epochs.drop_log if why and why[0] != "IGNORED")
-    return epochs.get_data(names) * ds.unit_factor, y, meta, montage, lost
+    factor = ds.unit_factor * UNITS[prep.unit] / UNITS["V"]
+    return epochs.get_data(names) * factor, y, meta, montage, lost
 
 # %% ../nbs/05_trials.ipynb #b2d4cc4b
 def _of_runs(meta):
