@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INTERVAL', 'TYPES', 'QUICK', 'Option', 'read_options', 'own_options', 'options_of', 'Recordings', 'Windows',
            'Network', 'Training', 'Probes', 'Machine', 'Trials', 'FineTuning', 'argument', 'parser_of', 'Run',
-           'Pretrain', 'Finetune', 'Evaluate', 'Plot', 'Demo', 'renamed', 'parse']
+           'Pretrain', 'Finetune', 'Evaluate', 'Plot', 'Demo', 'renamed', 'all_options', 'parse']
 
 # %% ../nbs/21_options.ipynb #e6a16c75
 import argparse
@@ -183,6 +183,9 @@ class Trials:
     events: list[str] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
+    # leave out channels without a position, which the contextual head cannot use
+    # (default: they stay for the others)
+    drop_unplaced: bool = False
     # strength of what tells the simulated classes apart, in multiples of the calibrated one
     effect: float = 1.
     # simulated trials of a run, for MI, ERP (flashes; two runs) and SSVEP
@@ -199,8 +202,16 @@ class FineTuning:
     device: str | None = None  # cpu, cuda, … (default: cpu)
     borrows = [("finetuning", "SJEPAClassifier", ("epochs", "patience", "norm", "filters"))]
 
+# %% ../nbs/21_options.ipynb #1c21a001
+def _text(text):
+    "A text that is not empty, as the value of an unset variable in a shell is."
+    if text.strip(): return text
+    raise argparse.ArgumentTypeError("nothing is given")
+
+def _path(text): return Path(_text(text))
+
 # %% ../nbs/21_options.ipynb #fff2fe03
-TYPES = dict(int=(int, "N"), float=(float, "X"), str=(str, "TEXT"), Path=(Path, "PATH"))
+TYPES = dict(int=(int, "N"), float=(float, "X"), str=(_text, "TEXT"), Path=(_path, "PATH"))
 
 def argument(
     kind: str,  # as in `Option`
@@ -375,10 +386,28 @@ def _is_number(value):
     except (TypeError, ValueError): return False
     return True
 
+# %% ../nbs/21_options.ipynb #1c21a003
+def all_options(command: type) -> list[Option]:
+    "A command's own options, then those of its groups."
+    found = own_options(command)
+    for group in command.__bases__: found += options_of(group)
+    return found
+
 # %% ../nbs/21_options.ipynb #fbe8dbc4
+def _refuse_doubles(parser, command, given):
+    "Leave with code 2 where a list names something twice."
+    lists = [o.name for o in all_options(command) if o.kind.startswith("list")]
+    for name in set(lists) & set(given):
+        value = given[name]
+        twice = [str(v) for v in value if value.count(v) > 1]
+        if twice: parser.error(f"argument --{name.replace('_', '-')}: {twice[0]} is given twice")
+
 def parse(
     command: type,
     argv: list[str] | None = None,  # the shell's when None
 ) -> dict:  # name → value
     "The options that were given to a command. Leaves with code 2 where one is not known."
-    return renamed(vars(parser_of(command).parse_args(argv)))
+    parser = parser_of(command)
+    given = vars(parser.parse_args(argv))
+    _refuse_doubles(parser, command, given)
+    return renamed(given)

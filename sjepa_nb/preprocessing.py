@@ -334,7 +334,7 @@ class Preprocessing:
     sfreq: float = SFREQ  # Hz
     # an implausible unit: "raise", standardise ("implausible"; "always": any unit), or "keep" it
     scale: str = "raise"
-    on_missing: str = "raise"  # channels without a position: "raise" or "drop"
+    on_missing: str = "raise"  # channels without a position: "raise", "drop"; of trials: "keep"
     # a few that are dead or far from the others: "drop" with a note, "raise", "keep" the far ones
     bad_channels: str = "drop"
     unit: str = "V"  # what the numbers are in that MNE reads: "V" by its contract, "mV", "uV", "nV"
@@ -612,6 +612,8 @@ def placed_channels(
     """The channels that `preprocess` keeps of a recording, as far as its header tells. Raises
     `ValueError` for what it shows already: no EEG channel, no places, a rate too low for the
     band."""
+    if prep.on_missing == "keep":
+        raise ValueError('on_missing="keep" is for trials: windows need the places of all channels')
     montage, names = recording_montage(info, on_missing=prep.on_missing)
     _refuse_impossible(info["sfreq"], len(names), prep)
     return montage, names

@@ -16,7 +16,8 @@ import pandas as pd
 from .montage import Montage, recording_montage
 from sjepa_nb.preprocessing import (
     FAR, MARGIN, TOKEN, UNITS, Preprocessing, _beside, _bridge, _cuts, _dead, _far, _length,
-    _refuse, _robust_sd, _standardise, _stretches, _unit_trouble, find_defects, find_extremes,
+    _notes_on_channels, _refuse, _robust_sd, _standardise, _stretches, _unit_trouble,
+    find_defects, find_extremes,
 )
 from .sources import _chosen, find_dataset
 
@@ -91,6 +92,21 @@ def _pipelines(ds, paradigm):
     for p in res: p.insert_step(StepType.RAW, MarkDefects(), index=0)
     return res
 
+# %% ../nbs/05_trials.ipynb #1c05a001
+def _unplaced(info, names):
+    "Those of the channels that have no place."
+    try: placed = recording_montage(info, on_missing="drop")[1]
+    except ValueError: return list(names)   # not one has
+    return [n for n in names if n not in placed]
+
+def _warn_of_channels(epochs, names, who):
+    "Say which EEG channels are left out, and which are kept that have no place."
+    for note in _notes_on_channels(epochs, names): warnings.warn(f"{who}: {note}")
+    lost = _unplaced(epochs.info, names)
+    if lost:
+        warnings.warn(f"{who}: without a position: {', '.join(lost)}; the contextual encoder needs "
+                      "trials without them (on_missing='drop', --drop-unplaced)")
+
 # %% ../nbs/05_trials.ipynb #4931bd0c
 def _subject_trials(ds, paradigm, subject, prep):
     """One subject's trials, float64 `(trials, channels, samples)` in µV; labels; metadata; montage;
@@ -103,6 +119,7 @@ def _subject_trials(ds, paradigm, subject, prep):
     if round(sfreq, 3) != prep.sfreq:
         raise ValueError(f"the paradigm gives {sfreq:g} Hz: build it with resample={prep.sfreq:g}")
     montage, names = recording_montage(epochs.info, on_missing=prep.on_missing)
+    _warn_of_channels(epochs, names, f"{ds.code}, subject {subject}")
     lost = Counter(why[0] for why in epochs.drop_log if why and why[0] != "IGNORED")
     factor = ds.unit_factor * UNITS[prep.unit] / UNITS["V"]
     return epochs.get_data(names) * factor, y, meta, montage, lost
@@ -162,7 +179,8 @@ def _one_subject(ds, task, subject, n, prep):
         _trial_units(x, meta, prep)
     except ValueError as e: raise ValueError(f"{who}: {e}") from e
     _warn_of_lost(lost, who)
-    if prep.reference: _reference_trials(x, meta, montage.names, prep, who)
+    names = getattr(montage, "names", montage)
+    if prep.reference: _reference_trials(x, meta, names, prep, who)
     return x.astype(np.float32), np.asarray(y), meta, montage
 
 # %% ../nbs/05_trials.ipynb #8719927e
@@ -191,7 +209,8 @@ def load_trials(
 
     `X` is float32 `(trials, channels, samples)` in µV, `y` holds the labels, the table subject,
     session and run. Trials of MI, ERP and SSVEP have 536, 152 and 536 samples when `length` is
-    None; the classes are left and right hand, or all, when `events` is None."""
+    None; the classes are left and right hand, or all, when `events` is None. With
+    `Preprocessing(on_missing="keep")`, the montage is the names alone where one has no place."""
     ds = find_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task(ds, paradigm, length, preprocessing, n_classes, events)
     n = _trial_samples(paradigm, length)
