@@ -302,7 +302,7 @@ Exit codes: 0 done, 2 something to mend, 3 training stopped, 130 interrupted."""
 class Finetune(Trials, FineTuning, Run):
     """Fine-tune a pre-trained S-JEPA for each subject of a dataset: cross-validated scores
 (results.csv), and a classifier trained on all of the subject's trials
-(SJEPAClassifier.load opens it)."""
+(SJEPAClassifier.load opens it). Called again, it goes on where it stopped."""
     # folder or file of a pre-training, or a repository on the hub (default: random weights)
     weights: list[str] = ()
     head: Literal["contextual", "post-local", "pre-local"] = "pre-local"

@@ -22,7 +22,7 @@ import mne
 import numpy as np
 
 from .montage import canonical_name
-from .preprocessing import _CUT, Preprocessing, placed_channels
+from .preprocessing import _CUT, Preprocessing, _is_long, placed_channels
 
 # %% ../nbs/03_sources.ipynb #1a99944a
 @dataclass(frozen=True)
@@ -362,7 +362,9 @@ def _warn_of_nobody(labels):
 
 # %% ../nbs/03_sources.ipynb #2cdb2a83
 def _read_file(path, labels):
-    yield labels, _open_recording(path, preload=True)
+    "The recording in a file, as a source's only run; a long one is left on disk."
+    raw = _open_recording(path)
+    yield labels, raw if _is_long(raw) else _open_recording(path, preload=True)
 
 def _name_files(found):
     "A `Source` for each path → (labels, rule). Files that no name tells apart have their folder's."

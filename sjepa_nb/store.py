@@ -59,6 +59,20 @@ def _reason(rec, window):
     for reason, mask in rec.reasons.items():
         if mask[window].any(): return reason
 
+# %% ../nbs/04_store.ipynb #2b6d9e31
+def _kept(rec, length, interval):
+    "Where the windows begin that are kept, in samples; and how many are not: reason → windows."
+    plan = plan_windows(rec, length, interval)
+    offsets = np.array([s for s, why in plan if why is None], dtype=np.int64)
+    return offsets, dict(Counter(why for _, why in plan if why))
+
+def _cut(rec, offsets, n):
+    "The windows of `n` samples that begin at `offsets`: float32 `(windows, channels, samples)`."
+    windows = np.empty((len(offsets), len(rec.data), n), np.float32)
+    for window, s in zip(windows, offsets): window[:] = rec.data[:, s:s + n]
+    if np.isfinite(windows).all(): return windows
+    raise ValueError("NaN or infinite samples in a window: the recording's `reasons` miss them")
+
 # %% ../nbs/04_store.ipynb #fc1ae55d
 def cut_windows(
     rec: Recording,
@@ -68,13 +82,8 @@ def cut_windows(
     """The pre-training windows of one run, in µV, and where they begin, in samples.
 
     Windows that touch bad samples are left out, and counted in `rejected`: reason → windows."""
-    plan, n = plan_windows(rec, length, interval), _length(length)
-    offsets = np.array([s for s, why in plan if why is None], dtype=np.int64)
-    windows = np.empty((len(offsets), len(rec.data), n), np.float32)
-    for window, s in zip(windows, offsets): window[:] = rec.data[:, s:s + n]
-    if not np.isfinite(windows).all():
-        raise ValueError("NaN or infinite samples in a window: the recording's `reasons` miss them")
-    return windows, offsets, dict(Counter(why for _, why in plan if why))
+    offsets, rejected = _kept(rec, length, interval)
+    return _cut(rec, offsets, _length(length)), offsets, rejected
 
 # %% ../nbs/04_store.ipynb #fd289537
 _COLOURS = {None: "0.75", "nan": "tab:red", "flat": "tab:purple", "extreme": "tab:brown",
@@ -132,27 +141,30 @@ def _key(labels):
 # %% ../nbs/04_store.ipynb #ededbf8c
 def _write_run(folder, labels, rec, plan):
     "Write one run's windows as a zarr group at `folder`, whole or not at all."
-    windows, offsets, rejected = cut_windows(rec, plan["length"], plan["interval"])
+    offsets, rejected = _kept(rec, plan["length"], plan["interval"])
     about = dict(**labels, sfreq=rec.sfreq, unit="uV", channels=list(rec.montage.names))
     about |= dict(positions=rec.montage.positions.tolist(), offsets=offsets.tolist())
     about |= dict(rejected=rejected, notes=list(rec.notes), plan=plan)
     temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
         group = zarr.create_group(temp / "run", attributes=about, zarr_format=3)
-        _array_like(group, windows)[:] = windows
+        _fill(group, rec, offsets, plan["length"])
         os.replace(temp / "run", folder)
     except OSError:
         if not (folder / "zarr.json").exists(): raise   # another process was first, with the same
     finally: shutil.rmtree(temp, ignore_errors=True)
 
 # %% ../nbs/04_store.ipynb #dfcb15cf
-def _array_like(group, windows):
-    "An empty array for `windows` in `group`, in chunks of a quarter of a megabyte."
-    chunk = max(1, min(8, 2**18 // windows[:1].nbytes)) if len(windows) else 1
-    return group.create_array(
-        "windows", shape=windows.shape, chunks=(chunk, *windows.shape[1:]), dtype="float32",
+def _fill(group, rec, offsets, n):
+    "Cut windows of `n` samples into a new array in `group`, in chunks of a quarter of a megabyte."
+    channels = len(rec.data)
+    chunk = max(1, min(8, 2**18 // (4 * channels * n))) if len(offsets) else 1
+    array = group.create_array(
+        "windows", shape=(len(offsets), channels, n), chunks=(chunk, channels, n), dtype="float32",
         fill_value=np.nan, compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=["window", "channel", "sample"])
+    few = 64 * chunk   # windows in memory at once
+    for i in range(0, len(offsets), few): array[i:i + few] = _cut(rec, offsets[i:i + few], n)
 
 # %% ../nbs/04_store.ipynb #0fee1546
 def _is_network(error):
