@@ -605,7 +605,7 @@ def describe(self: WindowStore) -> str:
     runs, prep = self.about["runs"], self.about["preprocessing"]
     people = sorted(subjects_of(self.index).unique()) if len(self) else []
     datasets = ", ".join(dict.fromkeys(r["dataset"] for r in runs))
-    rules = " and ".join(self.about.get("subjects_by", ()))
+    rules = "; ".join(self.about.get("subjects_by", ()))
     sizes = ", ".join(f"{len(m)} channels" for m in self.montages)
     notes = Counter(n for r in runs for n in r["notes"])
     return "\n".join([
@@ -620,7 +620,7 @@ def describe(self: WindowStore) -> str:
         *[f"left out: {line}" for line in self.about.get("left_out", ())]])
 
 # %% ../nbs/04_store.ipynb #709e97d7
-def _shortened(names, most=8):
+def _shortened(names, most=40):
     "A list of names in words, its middle left out where it is long."
     if len(names) > most: names = [*names[:most - 2], "…", names[-1]]
     return ", ".join(names)
