@@ -286,48 +286,6 @@ def _write_sources(sources, draft, plan, prep, n_jobs, progress):
         raise
     return sum(keys, []), sum(troubles, [])
 
-# %% ../nbs/04_store.ipynb #3f5a8c02
-def _link(run, folder):
-    "The run at `run` at `folder` too, whole or not at all: the same files where disks allow it."
-    def link(a, b):
-        try: os.link(a, b)
-        except OSError: shutil.copy2(a, b)
-    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        shutil.copytree(run, temp / "run", copy_function=link)
-        os.replace(temp / "run", folder)
-    finally: shutil.rmtree(temp, ignore_errors=True)
-
-# %% ../nbs/04_store.ipynb #3f5a8c03
-def _take_over(store, draft, plan):
-    "Link the runs of a store into the draft of a larger one, and note which sources are done."
-    about, keys = store.about, {name: [] for name in store.about["sources"]}
-    for run in about["runs"]:
-        key = run["recording"]
-        if not _is_whole(draft / key, plan): _link(store.path / key, draft / key)
-        who = f"{run['dataset']}/{run['subject']}"   # names of sources are one of these two
-        owner = {f"{who}/{run['session']}/{run['run']}", who} & set(keys)
-        if len(owner) == 1: keys[owner.pop()].append(key)
-    if "left_out" in about or sum(map(len, keys.values())) < len(about["runs"]): return   # read again
-    for name, its in keys.items():
-        if its: write_json(_note(draft, name, about["sources"][name]), its)
-
-# %% ../nbs/04_store.ipynb #3f5a8c05
-def _move_in(draft, path, store, keys):
-    "Move what is new in a finished draft into the store at `path`."
-    there = {run["recording"] for run in store.about["runs"]}
-    for key in keys:
-        if key in there: continue
-        if (path / key).exists(): shutil.rmtree(path / key)   # of an interrupted move
-        os.replace(draft / key, path / key)
-    os.replace(draft / "zarr.json", path / "zarr.json")
-    shutil.rmtree(draft)
-
-def _tidy(path):
-    "Remove what is left of a draft that was finished and moved in."
-    draft = path.with_name(path.name + ".partial")
-    if not (draft / "plan.json").exists(): shutil.rmtree(draft, ignore_errors=True)
-
 # %% ../nbs/04_store.ipynb #6e372a2a
 def _build(path, plan, sources, prep, n_jobs, progress, skip_bad, old=None):
     "Build in `path.partial`, then rename, or move what is new into the store `old` that is there."
@@ -402,6 +360,49 @@ def montage(self: WindowStore) -> Montage:
     res = self.montages[0]
     for m in self.montages[1:]: res = res.union(m)
     return res
+
+# %% ../nbs/04_store.ipynb #3f5a8c02
+def _link(run, folder):
+    "The run at `run` at `folder` too, whole or not at all: the same files where disks allow it."
+    def link(a, b):
+        try: os.link(a, b)
+        except OSError: shutil.copy2(a, b)
+    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        shutil.copytree(run, temp / "run", copy_function=link)
+        os.replace(temp / "run", folder)
+    finally: shutil.rmtree(temp, ignore_errors=True)
+
+# %% ../nbs/04_store.ipynb #3f5a8c03
+def _take_over(store, draft, plan):
+    "Link the runs of a store into the draft of a larger one, and note which sources are done."
+    about, keys = store.about, {name: [] for name in store.about["sources"]}
+    for run in about["runs"]:
+        key = run["recording"]
+        if not _is_whole(draft / key, plan): _link(store.path / key, draft / key)
+        who = f"{run['dataset']}/{run['subject']}"   # names of sources are one of these two
+        owner = {f"{who}/{run['session']}/{run['run']}", who} & set(keys)
+        if len(owner) == 1: keys[owner.pop()].append(key)
+    told = sum(map(len, keys.values())) == len(about["runs"])
+    if "left_out" in about or not told: return   # those are read again
+    for name, its in keys.items():
+        if its: write_json(_note(draft, name, about["sources"][name]), its)
+
+# %% ../nbs/04_store.ipynb #3f5a8c05
+def _move_in(draft, path, store, keys):
+    "Move what is new in a finished draft into the store at `path`."
+    there = {run["recording"] for run in store.about["runs"]}
+    for key in keys:
+        if key in there: continue
+        if (path / key).exists(): shutil.rmtree(path / key)   # of an interrupted move
+        os.replace(draft / key, path / key)
+    os.replace(draft / "zarr.json", path / "zarr.json")
+    shutil.rmtree(draft)
+
+def _tidy(path):
+    "Remove what is left of a draft that was finished and moved in."
+    draft = path.with_name(path.name + ".partial")
+    if not (draft / "plan.json").exists(): shutil.rmtree(draft, ignore_errors=True)
 
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
