@@ -103,7 +103,8 @@ class Recordings:
     # MOABB dataset classes, e.g. PhysionetMI Lee2019_MI; `simulated` for the three simulated ones
     dataset: list[str] = ()
     subjects: list[str] | None = None  # subjects of the datasets to read (default: all)
-    # recordings in any format that mne.io.read_raw opens, with or instead of datasets
+    # recordings in any format that mne.io.read_raw opens, folders of them, BIDS datasets;
+    # with or instead of MOABB's
     recordings: list[Path] = ()
     # finds the subject in a file's path, e.g. 'S(\d+)R'
     # (default: BIDS sub-…, or a folder or file name such as S001)
@@ -114,8 +115,11 @@ class Recordings:
     valid_share: float = .15  # share of the subjects to validate on
     test_subjects: list[str] = ()  # subjects to keep out of the pre-training altogether
     reference: Literal["average", "none"] = "average"  # average reference, or as recorded
+    band: tuple[float, float] = (.5, 40.)  # Hz, from and to, that the filter keeps
     drop_unplaced: bool = False  # leave out channels without a position, rather than stop
-    borrows = [("preprocessing", "Preprocessing", ("scale", "bad_channels"))]
+    # leave out recordings that cannot be used, and say which, rather than stop
+    skip_bad: bool = False
+    borrows = [("preprocessing", "Preprocessing", ("scale", "bad_channels", "unit"))]
 
 # %% ../nbs/21_options.ipynb #72cd3eb2
 INTERVAL = 1.3  # seconds between the starts of two windows; the paper's is 16.9

@@ -15,7 +15,7 @@ import os
 import re
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from .model import SJEPA, SJEPAConfig, shipped_models
 from sjepa_nb.options import (
     Demo, Evaluate, FineTuning, Finetune, Plot, Pretrain, Trials, all_options, renamed,
 )
-from .preprocessing import Preprocessing, window_samples
+from .preprocessing import SFREQ, Preprocessing, window_samples
 from sjepa_nb.pretraining import (
     EPOCH_COLUMNS, Pretraining, TrainingConfig, World, plot_pretraining, read_epochs,
 )
@@ -73,11 +73,14 @@ def check_machine(o):
 
 # %% ../nbs/22_runs.ipynb #f4bfe474
 def _check_times(o):
-    "Lengths, intervals and shares that can be."
+    "Lengths, intervals, bands and shares that can be."
     if not math.isfinite(o.length) or o.length != int(o.length):
         raise ValueError(f"--length is in whole seconds, not {o.length}")
     if not 0 < o.interval < math.inf:
         raise ValueError(f"--interval is in seconds, not {o.interval}")
+    low, high = o.band
+    if not 0 < low < high < SFREQ / 2:
+        raise ValueError(f"--band is from above 0 Hz to below {SFREQ / 2:g} Hz, not {low} {high}")
     if not 0 < o.valid_share < 1:
         raise ValueError(f"--valid-share lies between 0 and 1, not {o.valid_share}")
 
@@ -105,6 +108,24 @@ def check_options(o: Pretrain):
         if value is not None and value < 0: raise ValueError(f"--{name} is 0 or more, not {value}")
     check_machine(o)
 
+# %% ../nbs/22_runs.ipynb #47f2b700
+_OPTIONS = {"skip_bad=True": "--skip-bad", "on_missing='drop'": "--drop-unplaced",
+            "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
+            "reference=None": "--reference none", "h_freq": "the end of --band",
+            "subject_regex": "--subject-regex"}  # as a class says it → as a command does
+
+def _as_options(words):
+    "A message of a class in the words of a command."
+    for parameter, option in _OPTIONS.items():
+        words = re.sub(rf"(?<![\w-]){re.escape(parameter)}", option, words)
+    return words
+
+@contextmanager
+def _in_words_of_options():
+    "Errors of classes in the words of the command."
+    try: yield
+    except ValueError as e: raise ValueError(_as_options(str(e))) from e
+
 # %% ../nbs/22_runs.ipynb #afe57420
 def _simulated(subjects, seed):
     "The simulated datasets."
@@ -120,7 +141,9 @@ def sources_of(o: Pretrain, seed: int = 0) -> list[Source]:
     for name in o.dataset:
         datasets = _simulated(o.subjects, seed) if name == "simulated" else [name]
         for dataset in datasets: sources += moabb_sources(dataset, o.subjects)
-    if o.recordings: sources += file_sources(o.recordings, o.subject_regex)
+    with _in_words_of_options():
+        if o.recordings:
+            sources += file_sources(o.recordings, o.subject_regex, preprocessing_of(o), o.skip_bad)
     return sources
 
 # %% ../nbs/22_runs.ipynb #3cfaafdb
@@ -131,7 +154,8 @@ def _those_of(cls, options):
 def preprocessing_of(o: Pretrain) -> Preprocessing:
     "What is done to every recording."
     mine = dict(reference=None if o.reference == "none" else "average",
-                on_missing="drop" if o.drop_unplaced else "raise")
+                on_missing="drop" if o.drop_unplaced else "raise",
+                l_freq=float(o.band[0]), h_freq=float(o.band[1]))
     return Preprocessing(**_those_of(Preprocessing, o.settings), **mine)
 
 # %% ../nbs/22_runs.ipynb #33ef323e
@@ -219,7 +243,8 @@ def _absolute(given):
     "The same options, with paths that are good from any folder."
     new = dict(given)
     if given.get("store"): new["store"] = Path(given["store"]).resolve()
-    if given.get("recordings"): new["recordings"] = [Path(f).resolve() for f in given["recordings"]]
+    if given.get("recordings"):   # by the names that they were given, wherever links lead
+        new["recordings"] = [os.path.abspath(f) for f in given["recordings"]]
     return _plain(new)
 
 # %% ../nbs/22_runs.ipynb #43c6c0de
@@ -273,9 +298,9 @@ def quieten():
     "Libraries keep to what a user of the commands has to know."
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="mne")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     plt.rcParams["text.parse_math"] = False   # a dollar in a name is a dollar
     mne.set_log_level("ERROR")
+    warnings.formatwarning = lambda message, *where, **more: f"{_as_options(str(message))}\n"
 
 # %% ../nbs/22_runs.ipynb #cd89238b
 def _what_runs(run, world, again):
@@ -287,14 +312,19 @@ def _what_runs(run, world, again):
     return (f"{train} windows to train on, {valid} to validate; {n:,} parameters on {run.device}, "
             f"{run.precision} feed-forward{processes}{resumed}")
 
+# %% ../nbs/22_runs.ipynb #db6b228d
+def _stored(o, sources, progress):
+    "The store of windows, built or reopened."
+    return build_store(o.store or o.out / "windows.zarr", sources, length=window_samples(o.length),
+                       interval=float(o.interval), preprocessing=preprocessing_of(o),
+                       n_jobs=o.jobs, progress=progress, skip_bad=o.skip_bad)
+
 # %% ../nbs/22_runs.ipynb #c255c6ef
 def _prepared(o, training, sources, world, lock=None):
     "The run, with its windows cut and its people split, said in two lines."
     say = print if world.first else lambda *a, **k: None
     bars = world.first and not o.quiet
-    store = build_store(o.store or o.out / "windows.zarr", sources, length=window_samples(o.length),
-                        interval=float(o.interval), preprocessing=preprocessing_of(o),
-                        n_jobs=o.jobs, progress=bars)
+    with _in_words_of_options(): store = _stored(o, sources, bars)
     say(store.describe(), flush=True)
     valid = float(o.valid_share) if o.valid_subjects is None else o.valid_subjects
     split = split_by_subject(store.index, valid, o.test_subjects, seed=training.seed)

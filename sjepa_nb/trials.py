@@ -105,7 +105,7 @@ def _warn_of_channels(epochs, names, who):
     lost = _unplaced(epochs.info, names)
     if lost:
         warnings.warn(f"{who}: without a position: {', '.join(lost)}; the contextual encoder needs "
-                      "trials without them (on_missing='drop', --drop-unplaced)")
+                      "trials without them (on_missing='drop')")
 
 # %% ../nbs/05_trials.ipynb #4931bd0c
 def _subject_trials(ds, paradigm, subject, prep):

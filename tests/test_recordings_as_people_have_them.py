@@ -14,6 +14,7 @@ import pytest
 import requests
 from moabb.datasets.base import BaseDataset
 
+from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
 from sjepa_nb.sources import Source, _whose, file_sources
 from sjepa_nb.store import (
@@ -164,7 +165,8 @@ def test_dates_with_dots_tell_runs_apart(tmp_path):
 
 
 def test_a_long_list_of_subjects_is_shortened():
-    assert _shortened([f"d/{i}" for i in range(20)]) == "d/0, d/1, d/2, d/3, d/4, d/5, …, d/19"
+    assert _shortened(list("abcdef"), 4) == "a, b, …, f"
+    assert "…" not in _shortened([f"d/{i}" for i in range(40)])
 
 
 # ---------------------------------------------------------------- cuts
@@ -511,6 +513,43 @@ def test_what_headers_tell_is_told_of_all_files_before_one_is_read(tmp_path):
     assert [s.name.split("/")[1] for s in sources] == ["s1"]
     with pytest.raises(ValueError, match="s2_raw.fif: a recording at 64 Hz[^\n]*Hz. or leave it out$"):
         file_sources([slow], preprocessing=Preprocessing(), skip_bad=True)   # nothing would be left
+
+
+def pretrain_on(capsys, *argv):
+    "The code of a command, what it says, and what is wrong."
+    code = sjepa_pretrain(["--recordings", *map(str, argv), "--steps", "1", "--size", "2/8/64",
+                           "--length", "1", "--interval", "2", "--quiet"])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command_goes_on_without_bad_recordings_when_it_is_told_to(tmp_path, capsys):
+    for i in range(3): save_noise(tmp_path / f"in/s{i}_raw.fif", seconds=20, seed=i)
+    save_noise(tmp_path / "in/s3_raw.fif", seconds=20, sd=0.)
+    save_noise(tmp_path / "in/s4_raw.fif", seconds=20, names=["Cz", "Pz", "Q7"])
+    (tmp_path / "in/s5.edf").touch()
+    run = [tmp_path / "in", "--out", tmp_path / "out"]
+    code, _, wrong = pretrain_on(capsys, *run)
+    first, *lines = wrong.splitlines()
+    assert code == 2 and "leave them out (--skip-bad)" in first and len(lines) == 2
+    assert lines[0].endswith("or drop them (--drop-unplaced)") and lines[1].endswith("is empty")
+    code, said, warned = pretrain_on(capsys, *run, "--skip-bad", "--band", 1, 30)
+    assert code == 0 and "1-30 Hz" in said and "3 subjects" in said
+    assert f"left out: in/s3/0/s3_raw, session 0, run s3_raw: no signal" in said
+    told = json.loads((tmp_path / "out/command.json").read_text())
+    assert told["skip_bad"] and told["band"] == [1., 30.]
+    assert told["recordings"] == [str(tmp_path / "in")]
+
+
+def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
+    for i in range(2): save_noise(tmp_path / f"in/s{i}_raw.fif", seconds=20, seed=i, sd=1e7)
+    run = [tmp_path / "in", "--out", tmp_path / "out"]
+    code, _, wrong = pretrain_on(capsys, *run)
+    assert code == 2 and "say that these are microvolts (--unit uV)" in wrong
+    assert "--scale implausible" in wrong
+    code, said, _ = pretrain_on(capsys, *run, "--unit", "uV", "--band", 40, 30)
+    assert code == 2
+    assert pretrain_on(capsys, *run, "--unit", "uV")[0] == 0
 
 
 # ---------------------------------------------------------------- folders and BIDS
