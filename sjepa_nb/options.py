@@ -176,10 +176,15 @@ class Trials:
     "what is told apart"
     # MOABB dataset classes; `simulated` for the three simulated paradigms
     dataset: list[str] = ("simulated",)
+    # instead of datasets: labelled recordings in files (with --events CLASS=ANNOTATION …), or files
+    # of MNE epochs (…-epo.fif); with --paradigm
+    recordings: list[Path] = ()
+    subject_regex: str | None = None  # finds the subject in a file's path
     paradigm: Literal["MI", "ERP", "SSVEP"] | None = None  # (default: the dataset's)
     # subjects to test (default: all; of the simulated ones 11 and 12, whom no pre-training sees)
     subjects: list[str] | None = None
-    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all)
+    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all);
+    # of --recordings as CLASS=ANNOTATION, e.g. left=S1 right=S2
     events: list[str] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
