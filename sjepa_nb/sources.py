@@ -10,6 +10,7 @@ import difflib
 import inspect
 import json
 import numbers
+import os
 import re
 import warnings
 import zlib
@@ -21,6 +22,7 @@ import mne
 import numpy as np
 
 from .montage import canonical_name
+from .preprocessing import _CUT, Preprocessing, _is_long, placed_channels
 
 # %% ../nbs/03_sources.ipynb #1a99944a
 @dataclass(frozen=True)
@@ -82,11 +84,15 @@ _S_NUMBER = re.compile(r"(?i)(?<![a-z0-9])s[-_]?(\d+)")
 _OWN_WORDS = r"subject|subj|sub|participant|patient|proband|pat|pt|vp|s|session|sess|ses"
 _OWN_FOLDER = re.compile(
     rf"(?i)(?:{_OWN_WORDS})[-_]?\w*\d+\w*|eeg|(?:day|night|run)[-_]?\d+|v?\d+(?:\.\d+)+"
-    r"|(?-i:VP[a-z]{2,3}|(?!P300)P\d+|p\d\d+)")
+    r"|(?:sub|ses)-[a-z0-9]+|(?-i:VP[a-z]{2,3}|(?!P300)P\d+|p\d\d+)")
+
+def _absolute(path):
+    "A path from the root. Where links lead (git-annex's to a checksum) says nothing."
+    return Path(os.path.abspath(path))
 
 def _dataset_folder(path):
     "The first folder above a file that is not a subject's, a session's or a version's own."
-    for folder in path.resolve().parents:
+    for folder in _absolute(path).parents:
         if folder.name and not _OWN_FOLDER.fullmatch(folder.name): return folder.name
     return "recordings"
 
@@ -95,7 +101,7 @@ def _parts(path):
     """The names that may tell whose a file is: its folder (and the folders above it, past those of
     sessions and the like), and its own."""
     folders = []
-    for folder in path.resolve().parents:
+    for folder in _absolute(path).parents:
         folders.insert(0, folder.name)
         if not _OWN_FOLDER.fullmatch(folder.name): break
     return [*folders[len(folders) > 1:], path.stem]
@@ -118,7 +124,7 @@ RECORDING_SUFFIX = re.compile(
 
 def _whose(path, subject_regex=None):
     "Labels of a file (dataset, subject or None, session, run), and the rule for its subject."
-    full = path.resolve().as_posix()
+    full = _absolute(path).as_posix()
     bids_subject, bids_session = _by_bids(full, "sub"), _by_bids(full, "ses")
     labels = dict(dataset=_dataset_folder(path), subject=bids_subject, session="0")
     if bids_session: labels["session"] = f"ses-{bids_session}"
@@ -201,23 +207,119 @@ def _read_edf(path, preload):
     # -1: the amplifier did not write how many records there are, so all that are here are all
     return raw, "" if head["records"] == -1 else said
 
-# %% ../nbs/03_sources.ipynb #fccca759
-def _open_recording(path, preload=False):
-    "Open one file with `mne.io.read_raw`. Raises `ValueError` with one line."
-    if not path.exists(): raise ValueError("no such file")
-    if path.is_file() and path.stat().st_size == 0: raise ValueError("the file is empty")
-    read = _read_edf if path.suffix.lower() in (".edf", ".bdf") else _read_as_is
-    try: raw, said = read(path, preload)
+# %% ../nbs/03_sources.ipynb #bbf71532
+def _bids_path(path):
+    "The name by which mne-bids knows a recording of a BIDS dataset; None for any other file."
+    if not re.fullmatch(r"sub-.+_eeg\.\w+", path.name): return None
+    roots = [f for f in path.parents if (f / "dataset_description.json").is_file()]
+    if not roots: return None
+    from mne_bids import get_bids_path_from_fname
+    return get_bids_path_from_fname(path, check=False).update(root=roots[0])
+
+# %% ../nbs/03_sources.ipynb #53d55c15
+_TABLES = dict(channels=".tsv", events=".tsv", electrodes=".tsv", coordsystem=".json")
+
+def _tables(bids):
+    "The tables beside a recording, by what they tell: name → path."
+    found = {k: bids.find_matching_sidecar(k, ext, on_error="ignore") for k, ext in _TABLES.items()}
+    return {k: Path(f) for k, f in found.items() if f}
+
+# %% ../nbs/03_sources.ipynb #0df5f91a
+def _marks(raw):
+    "Annotations in seconds after the first sample, whatever date the recording is given."
+    a = raw.annotations
+    return mne.Annotations(a.onset - raw.first_time, a.duration, a.description)
+
+# %% ../nbs/03_sources.ipynb #3b02e94c
+def _take_tables(raw, bids):
+    "Give a recording the types, bad channels, places and events of its BIDS tables, in place."
+    from mne_bids import read_raw_bids
+    with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
+        warnings.simplefilter("ignore")
+        told = read_raw_bids(bids, verbose="ERROR")
+        kinds = dict(zip(told.ch_names, told.get_channel_types()))
+        kinds = {n: k for n, k in kinds.items() if n in raw.ch_names}
+        raw.set_channel_types(kinds, on_unit_change="ignore")
+        raw.info["bads"] = [n for n in told.info["bads"] if n in kinds]
+        raw.set_montage(told.get_montage(), on_missing="ignore")
+        if "events" not in _tables(bids): return
+        cuts = [bool(_CUT.match(words)) for words in raw.annotations.description]
+        raw.set_annotations(_marks(told) + _marks(raw)[np.array(cuts, bool)])
+
+# %% ../nbs/03_sources.ipynb #5bbadebc
+def _why(error):
+    "The first line of an error."
+    return (str(error).strip() or "its content is in no format that it knows").splitlines()[0]
+
+def _checked(raw, path):
+    "A recording with its BIDS tables, where it has any. Raises `ValueError` where nothing is left."
+    try:
+        if bids := _bids_path(path): _take_tables(raw, bids)
     except Exception as e:
-        why = str(e).strip() or "its content is in no format that it knows"
-        why = why.splitlines()[0]
-        raise ValueError(f"not a recording that MNE can read ({why})") from e
-    if "does not match the file size" in said or "Invalid tag with only" in said:
-        raise ValueError("the file is truncated: its header announces more data than it holds")
+        raise ValueError(f"its BIDS tables do not fit ({_why(e)})") from e
     if raw.n_times < 2: raise ValueError("the recording has no samples")
     if not len(mne.pick_types(raw.info, eeg=True)):
         raise ValueError("no EEG channel: set the channel types in the file")
     return raw
+
+# %% ../nbs/03_sources.ipynb #fccca759
+_WHOLE = ".mff", ".mefd", ".ds"  # formats of which a recording is a folder
+
+def _open_recording(path, preload=False):
+    "Open one file with `mne.io.read_raw`. Raises `ValueError` with one line."
+    if not path.exists(): raise ValueError("no such file")
+    if path.is_dir() and path.suffix.lower() not in _WHOLE:
+        raise ValueError("no recording below this folder")
+    if path.is_file() and path.stat().st_size == 0: raise ValueError("the file is empty")
+    read = _read_edf if path.suffix.lower() in (".edf", ".bdf") else _read_as_is
+    try: raw, said = read(path, preload)
+    except Exception as e:
+        raise ValueError(f"not a recording that MNE can read ({_why(e)})") from e
+    if "does not match the file size" in said or "Invalid tag with only" in said:
+        raise ValueError("the file is truncated: its header announces more data than it holds")
+    return _checked(raw, path)
+
+# %% ../nbs/03_sources.ipynb #054417b9
+_FOUND = re.compile(r"(?i)\.(?:fif\.gz|fif|edf|bdf|gdf|vhdr|ahdr|set|cnt|mff|mefd|nxe|eeg|lay|cdt"
+                    r"|nedf)$")
+_NO_RAW = re.compile(r"(?i)[-_](?:epo|ave|cov|fwd|inv|trans|src|bem|sol|ica|proj|eve|dig|lbl)"
+                     r"(?:-\d+)?\.fif(?:\.gz)?$")
+
+def _is_recording(path):
+    "Whether a file, by its name, is a recording in a format of EEG; of EDF, one with signals."
+    if not _FOUND.search(path.name) or _NO_RAW.search(path.name): return False
+    if path.suffix.lower() != ".edf": return True
+    try: labels = _edf_header(path)["labels"]
+    except (OSError, ValueError): return True   # why it cannot be read is told later
+    return any("Annotations" not in k for k in labels)
+
+# %% ../nbs/03_sources.ipynb #fb8884f3
+def _bids_recordings(root):
+    "The EEG recordings of the people of a BIDS dataset, without its derivatives."
+    from mne_bids import find_matching_paths
+    found = find_matching_paths(root, datatypes="eeg", suffixes="eeg", ignore_nosub=True)
+    return sorted(p.fpath for p in found if _FOUND.search(p.fpath.name))
+
+# %% ../nbs/03_sources.ipynb #44299c01
+def _below(folder):
+    "The recordings below a folder, in the order of their names."
+    if (folder / "dataset_description.json").is_file():
+        yield from _bids_recordings(folder)
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."): continue
+        if not path.is_dir() or path.suffix.lower() in _WHOLE:
+            if _is_recording(path): yield path
+        elif not folder.resolve().is_relative_to(path.resolve()):   # a link back to above
+            yield from _below(path)
+
+# %% ../nbs/03_sources.ipynb #44e8fc37
+def _expanded(files):
+    "Paths of recordings, for paths of recordings and of folders."
+    if isinstance(files, (str, Path)): files = [files]
+    for path in map(_absolute, files):
+        whole = not path.is_dir() or path.suffix.lower() in _WHOLE
+        yield from [path] if whole else list(_below(path)) or [path]
 
 # %% ../nbs/03_sources.ipynb #2e58bfdc
 def _crc_of_parts(path, crc=0):
@@ -237,6 +339,8 @@ def _fingerprint(path):
     for suffix in (".eeg", ".fdt"):   # BrainVision's and EEGLAB's signal
         signal = path.with_suffix(suffix)
         if suffix != path.suffix and signal.is_file(): crc = _crc_of_parts(signal, crc)
+    bids = _bids_path(path)
+    for table in _tables(bids).values() if bids else (): crc = _crc_of_parts(table, crc)
     return f"{path.stat().st_size}-{crc:08x}"
 
 # %% ../nbs/03_sources.ipynb #832a690f
@@ -258,7 +362,9 @@ def _warn_of_nobody(labels):
 
 # %% ../nbs/03_sources.ipynb #2cdb2a83
 def _read_file(path, labels):
-    yield labels, _open_recording(path, preload=True)
+    "The recording in a file, as a source's only run; a long one is left on disk."
+    raw = _open_recording(path)
+    yield labels, raw if _is_long(raw) else _open_recording(path, preload=True)
 
 def _name_files(found):
     "A `Source` for each path → (labels, rule). Files that no name tells apart have their folder's."
@@ -282,23 +388,51 @@ def _check_regex(subject_regex):
         said = f"subject_regex {subject_regex!r} is not a regular expression: {e}"
         raise ValueError(said) from None
 
-# %% ../nbs/03_sources.ipynb #742fbd6f
-def file_sources(
-    files,  # paths of recordings
-    subject_regex: str | None = None,  # its first group, or all of it, is the subject in a path
-) -> list[Source]:
-    """Recordings in files, each a `Source`. Raises `ValueError` with a line for every file that
-    cannot be used."""
-    files, good, trouble = [Path(f) for f in files], {}, []
-    if not files: raise ValueError("no files given")
-    _check_regex(subject_regex)
+# %% ../nbs/03_sources.ipynb #d093c18e
+def _looked_at(path, subject_regex, prep):
+    "Whose a file is, by which rule, and the other files that it consists of."
+    raw = _open_recording(path)
+    if prep: placed_channels(raw.info, prep)
+    parts = {Path(f).resolve() for f in raw.filenames if f} - {path.resolve()}
+    return _whose(path, subject_regex), parts
+
+# %% ../nbs/03_sources.ipynb #65c82360
+def _sorted_out(files, subject_regex, prep):
+    "The files that can be used, path → (labels, rule), and a line for each of the others."
+    good, trouble, parts, seen = {}, [], set(), set()
     for f in files:
         try:
-            _open_recording(f)
-            if f.resolve() in good: raise ValueError("given twice")
-            good[f.resolve()] = _whose(f, subject_regex)
-        except ValueError as e: trouble.append(f"{f}: {e}")
-    if trouble: raise ValueError("\n".join(trouble))
+            whose, more = _looked_at(f, subject_regex, prep)
+            if f.resolve() in seen: raise ValueError("given twice")
+            good[f] = whose
+            parts |= more
+            seen.add(f.resolve())
+        except ValueError as e: trouble.append((f, e))
+    lines = [f"{f}: {why}" for f, why in trouble if f.resolve() not in parts]
+    return {f: v for f, v in good.items() if f.resolve() not in parts}, lines
+
+# %% ../nbs/03_sources.ipynb #b2c71292
+def _all_told(troubles, others, done=""):
+    "Lines about recordings that cannot be used, as one message; `others` are left."
+    if not others: return "\n".join(troubles)
+    if len(troubles) == 1: return f"{troubles[0]}; or leave it out (skip_bad=True)"
+    return "\n".join([f"{len(troubles)} recordings cannot be used; mend them, or leave them out "
+                      f"(skip_bad=True){done}:", *troubles])
+
+# %% ../nbs/03_sources.ipynb #742fbd6f
+def file_sources(
+    files,  # paths of recordings, of folders with recordings, of BIDS datasets
+    subject_regex: str | None = None,  # its first group, or all of it, is the subject in a path
+    preprocessing: Preprocessing | None = None,  # for which the recordings have to be good
+    skip_bad: bool = False,  # leave out those that cannot be used, with a warning that names them
+) -> list[Source]:
+    """Recordings in files, each a `Source`. Raises `ValueError` with a line for every file whose
+    header tells that it cannot be used."""
+    _check_regex(subject_regex)
+    good, trouble = _sorted_out(list(_expanded(files)), subject_regex, preprocessing)
+    if not good and not trouble: raise ValueError("no files given")
+    if trouble and not (skip_bad and good): raise ValueError(_all_told(trouble, good))
+    if trouble: warnings.warn("\n".join([f"{len(trouble)} recordings left out:", *trouble]))
     return _name_files(good)
 
 # %% ../nbs/03_sources.ipynb #1e1e00fd

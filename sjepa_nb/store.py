@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from urllib.error import URLError
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -38,7 +39,7 @@ from .montage import Montage
 from sjepa_nb.preprocessing import (
     Preprocessing, Recording, _interval, _length, _stretches, preprocess,
 )
-from .sources import Source, _listed, _moabb_classes, find_dataset
+from .sources import Source, _all_told, _listed, _moabb_classes, find_dataset
 
 # %% ../nbs/04_store.ipynb #cca27c9f
 def plan_windows(
@@ -58,6 +59,20 @@ def _reason(rec, window):
     for reason, mask in rec.reasons.items():
         if mask[window].any(): return reason
 
+# %% ../nbs/04_store.ipynb #2b6d9e31
+def _kept(rec, length, interval):
+    "Where the windows begin that are kept, in samples; and how many are not: reason → windows."
+    plan = plan_windows(rec, length, interval)
+    offsets = np.array([s for s, why in plan if why is None], dtype=np.int64)
+    return offsets, dict(Counter(why for _, why in plan if why))
+
+def _cut(rec, offsets, n):
+    "The windows of `n` samples that begin at `offsets`: float32 `(windows, channels, samples)`."
+    windows = np.empty((len(offsets), len(rec.data), n), np.float32)
+    for window, s in zip(windows, offsets): window[:] = rec.data[:, s:s + n]
+    if np.isfinite(windows).all(): return windows
+    raise ValueError("NaN or infinite samples in a window: the recording's `reasons` miss them")
+
 # %% ../nbs/04_store.ipynb #fc1ae55d
 def cut_windows(
     rec: Recording,
@@ -67,13 +82,8 @@ def cut_windows(
     """The pre-training windows of one run, in µV, and where they begin, in samples.
 
     Windows that touch bad samples are left out, and counted in `rejected`: reason → windows."""
-    plan, n = plan_windows(rec, length, interval), _length(length)
-    offsets = np.array([s for s, why in plan if why is None], dtype=np.int64)
-    windows = np.empty((len(offsets), len(rec.data), n), np.float32)
-    for window, s in zip(windows, offsets): window[:] = rec.data[:, s:s + n]
-    if not np.isfinite(windows).all():
-        raise ValueError("NaN or infinite samples in a window: the recording's `reasons` miss them")
-    return windows, offsets, dict(Counter(why for _, why in plan if why))
+    offsets, rejected = _kept(rec, length, interval)
+    return _cut(rec, offsets, _length(length)), offsets, rejected
 
 # %% ../nbs/04_store.ipynb #fd289537
 _COLOURS = {None: "0.75", "nan": "tab:red", "flat": "tab:purple", "extreme": "tab:brown",
@@ -117,9 +127,10 @@ FORMAT = "sjepa_nb windows", 1
 
 def _plan(length, interval, prep):
     "What decides about the windows of a store, other than its sources."
-    seconds = _interval(interval, prep.sfreq) / prep.sfreq
+    seconds, told = _interval(interval, prep.sfreq) / prep.sfreq, asdict(prep)
+    if prep.unit == "V": del told["unit"]   # as ever, and as in stores of before
     return dict(format=FORMAT[0], version=FORMAT[1], length=_length(length), interval=seconds,
-                preprocessing=asdict(prep))
+                preprocessing=told)
 
 # %% ../nbs/04_store.ipynb #7c6d124f
 def _key(labels):
@@ -130,33 +141,43 @@ def _key(labels):
 # %% ../nbs/04_store.ipynb #ededbf8c
 def _write_run(folder, labels, rec, plan):
     "Write one run's windows as a zarr group at `folder`, whole or not at all."
-    windows, offsets, rejected = cut_windows(rec, plan["length"], plan["interval"])
+    offsets, rejected = _kept(rec, plan["length"], plan["interval"])
     about = dict(**labels, sfreq=rec.sfreq, unit="uV", channels=list(rec.montage.names))
     about |= dict(positions=rec.montage.positions.tolist(), offsets=offsets.tolist())
     about |= dict(rejected=rejected, notes=list(rec.notes), plan=plan)
     temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:
         group = zarr.create_group(temp / "run", attributes=about, zarr_format=3)
-        _array_like(group, windows)[:] = windows
+        _fill(group, rec, offsets, plan["length"])
         os.replace(temp / "run", folder)
     except OSError:
         if not (folder / "zarr.json").exists(): raise   # another process was first, with the same
     finally: shutil.rmtree(temp, ignore_errors=True)
 
 # %% ../nbs/04_store.ipynb #dfcb15cf
-def _array_like(group, windows):
-    "An empty array for `windows` in `group`, in chunks of a quarter of a megabyte."
-    chunk = max(1, min(8, 2**18 // windows[:1].nbytes)) if len(windows) else 1
-    return group.create_array(
-        "windows", shape=windows.shape, chunks=(chunk, *windows.shape[1:]), dtype="float32",
+def _fill(group, rec, offsets, n):
+    "Cut windows of `n` samples into a new array in `group`, in chunks of a quarter of a megabyte."
+    channels = len(rec.data)
+    chunk = max(1, min(8, 2**18 // (4 * channels * n))) if len(offsets) else 1
+    array = group.create_array(
+        "windows", shape=(len(offsets), channels, n), chunks=(chunk, channels, n), dtype="float32",
         fill_value=np.nan, compressors=[ZstdCodec(level=1), Crc32cCodec()],
         dimension_names=["window", "channel", "sample"])
+    few = 64 * chunk   # windows in memory at once
+    for i in range(0, len(offsets), few): array[i:i + few] = _cut(rec, offsets[i:i + few], n)
 
 # %% ../nbs/04_store.ipynb #0fee1546
+def _is_network(error):
+    "Whether something could not be fetched, which is no fault of the recording."
+    from requests import RequestException
+    return isinstance(error, (RequestException, URLError, ConnectionError, TimeoutError))
+
 def _runs(source):
     "A source's runs; an error of a file, the file system or the network names the source."
     try: yield from source.read()
-    except (OSError, ValueError) as e: raise ValueError(f"{source.name} cannot be read: {e}") from e
+    except (OSError, ValueError) as e:
+        kind = ConnectionError if _is_network(e) else ValueError
+        raise kind(f"{source.name} cannot be read: {e}") from e
 
 # %% ../nbs/04_store.ipynb #e06af15e
 def _is_whole(folder, plan):
@@ -166,25 +187,30 @@ def _is_whole(folder, plan):
 
 # %% ../nbs/04_store.ipynb #f2147b15
 def _write_source(source, draft, plan, prep):
-    "Write all runs of one source that are not there yet; returns their keys."
+    """Write all runs of one source that are not there yet; returns their keys, and a line for each
+    run that cannot be used."""
     told = json.dumps([source.name, source.settings]).encode()
     done = draft / f"source-{zlib.crc32(told):08x}.json"
-    if done.exists(): return read_json(done)
-    keys = []
-    for labels, raw in _runs(source):
-        keys.append(_key(labels))
-        if _is_whole(draft / keys[-1], plan): continue
-        name = f"{source.name}, session {labels['session']}, run {labels['run']}"
-        _write_run(draft / keys[-1], labels, _preprocess(raw, prep, name), plan)
-    if not keys: raise ValueError(f"{source.name} has no runs")
-    write_json(done, keys)
-    return keys
+    if done.exists(): return read_json(done), []
+    keys, troubles = [], []
+    try:
+        for labels, raw in _runs(source):
+            trouble = _write_once(source.name, labels, raw, draft, plan, prep)
+            if trouble: troubles.append(trouble)
+            else: keys.append(_key(labels))
+    except ValueError as e: troubles.append(str(e))
+    if not keys + troubles: troubles = [f"{source.name} has no runs"]
+    if not troubles: write_json(done, keys)
+    return keys, troubles
 
 # %% ../nbs/04_store.ipynb #0569401c
-def _preprocess(raw, prep, name):
-    "Preprocess a run; an error names it."
-    try: return preprocess(raw, prep)
-    except ValueError as e: raise ValueError(f"{name}: {e}") from e
+def _write_once(source, labels, raw, draft, plan, prep):
+    "Write a run, if it is not there; returns None, or in a line why it cannot be used."
+    folder = draft / _key(labels)
+    if _is_whole(folder, plan): return
+    try: _write_run(folder, labels, preprocess(raw, prep), plan)
+    except ValueError as e:
+        return f"{source}, session {labels['session']}, run {labels['run']}: {e}"
 
 # %% ../nbs/04_store.ipynb #b916f851
 def _describe_runs(draft, keys):
@@ -244,24 +270,30 @@ def _begin(draft, plan):
 
 # %% ../nbs/04_store.ipynb #531d9bd9
 def _write_sources(sources, draft, plan, prep, n_jobs, progress):
-    "Write all sources; returns the keys of all runs, in the order of the sources."
+    """Write all sources; returns the keys of all runs, in the order of the sources, and a line for
+    each run that cannot be used."""
     work = Parallel(n_jobs, return_as="generator")(
         delayed(_write_source)(s, draft, plan, prep) for s in sources)
     bar = dict(desc="reading", unit="source", disable=None if progress else True)
-    try: return [k for keys in tqdm(work, total=len(sources), **bar) for k in keys]
+    try: keys, troubles = zip(*tqdm(work, total=len(sources), **bar))
     except BaseException:   # an interrupt too: a process that went on would outlive the lock
         if n_jobs != 1:
             workers = get_reusable_executor(reuse=True, kill_workers=True)
             workers.shutdown(wait=False, kill_workers=True)
         raise
+    return sum(keys, []), sum(troubles, [])
 
 # %% ../nbs/04_store.ipynb #6e372a2a
-def _build(path, plan, sources, prep, n_jobs, progress):
+def _build(path, plan, sources, prep, n_jobs, progress, skip_bad):
     "Build in `path.partial`, then rename."
     draft = path.with_name(path.name + ".partial")
     _begin(draft, plan)
-    keys = _write_sources(sources, draft, plan, prep, n_jobs, progress)
-    _finish(draft, _describe_store(draft, plan, sources, keys), keys)
+    keys, troubles = _write_sources(sources, draft, plan, prep, n_jobs, progress)
+    if troubles and not (skip_bad and keys):
+        raise ValueError(_all_told(troubles, keys, "; the others are done"))
+    about = _describe_store(draft, plan, sources, keys)
+    if troubles: about["left_out"] = troubles
+    _finish(draft, about, keys)
     if path.exists(): shutil.rmtree(path)
     os.replace(draft, path)
 
@@ -327,10 +359,11 @@ def montage(self: WindowStore) -> Montage:
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
     "How the plan differs from that of a store with the description `old`, in words."
-    then, now = old["preprocessing"], plan["preprocessing"]
+    usual = asdict(Preprocessing())
+    then, now = usual | old["preprocessing"], usual | plan["preprocessing"]
     keys = [k for k in plan if k != "preprocessing" and old.get(k) != plan[k]]
     differ = [f"{k} {old[k]!r}, now {plan[k]!r}" for k in keys]
-    keys = [k for k in now if k in then and then[k] != now[k]]
+    keys = [k for k in now if then[k] != now[k]]
     return differ + [f"{k} {then[k]!r}, now {now[k]!r}" for k in keys]
 
 # %% ../nbs/04_store.ipynb #2e0c98d7
@@ -384,27 +417,35 @@ def build_store(
     n_jobs: int = 1,  # processes
     progress: bool = True,  # show a bar
     overwrite: bool = False,  # replace a store that was built by another plan
+    skip_bad: bool = False,  # go on without recordings that cannot be used; `describe` names them
 ):  # the WindowStore
     """Cut the windows of all `sources` into a store on disk.
 
-    An interrupted build goes on where it stopped; a complete one is reopened."""
-    path, plan = Path(path), _plan(length, interval, preprocessing)
+    An interrupted build goes on where it stopped; a complete one is reopened. Raises `ValueError`
+    with a line for each recording that cannot be used, when the others are done."""
+    plan = _plan(length, interval, preprocessing)
+    how = dict(prep=preprocessing, n_jobs=n_jobs, progress=progress, skip_bad=skip_bad)
+    return _locked(Path(path), plan, sources, overwrite, how)
+
+# %% ../nbs/04_store.ipynb #112bf044
+def _locked(path, plan, sources, overwrite, how):
+    "Build or open the store at `path`, alone."
     if len({s.name for s in sources}) < len(sources): raise ValueError("a source is given twice")
     if not sources: raise ValueError("no sources given")
     with _in_words(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            return _build_or_open(path, plan, sources, preprocessing, n_jobs, progress, overwrite)
+            return _build_or_open(path, plan, sources, overwrite, **how)
 
 # %% ../nbs/04_store.ipynb #20ffbe00
-def _build_or_open(path, plan, sources, prep, n_jobs, progress, overwrite):
+def _build_or_open(path, plan, sources, overwrite, **how):
     "The store at `path`, which nobody else builds meanwhile."
     if path.exists():
         store = WindowStore(path)   # raises if it is something else: it is left alone
         if not overwrite or _is_of(store, plan, sources):
             _refuse_other(store, plan, sources)
             return store
-    _build(path, plan, sources, prep, n_jobs, progress)
+    _build(path, plan, sources, **how)
     return WindowStore(path)
 
 # %% ../nbs/04_store.ipynb #dabbcb90
@@ -512,7 +553,8 @@ def describe(self: WindowStore) -> str:
         f"{prep['l_freq']:g}-{prep['h_freq']:g} Hz, "
         f"{prep['reference'] or 'original'} reference, microvolts",
         f"windows left out: {_counts(runs)}",
-        *[f"{n} ({k} runs)" for n, k in notes.items()]])
+        *[f"{n} ({k} runs)" for n, k in notes.items()],
+        *[f"left out: {line}" for line in self.about.get("left_out", ())]])
 
 # %% ../nbs/04_store.ipynb #709e97d7
 def _shortened(names, most=8):

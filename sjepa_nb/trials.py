@@ -19,8 +19,9 @@ from moabb.datasets.base import BaseDataset
 
 from .montage import Montage, recording_montage
 from sjepa_nb.preprocessing import (
-    FAR, MARGIN, TOKEN, Preprocessing, _bandpass, _beside, _bridge, _cuts, _dead, _far, _length,
-    _refuse, _robust_sd, _standardise, _stretches, _unit_trouble, find_defects, find_extremes,
+    FAR, MARGIN, TOKEN, UNITS, Preprocessing, _bandpass, _beside, _bridge, _cuts, _dead, _far,
+    _length, _refuse, _robust_sd, _standardise, _stretches, _unit_trouble, find_defects,
+    find_extremes,
 )
 from .sources import _chosen, _name_files, _whose, file_sources, find_dataset
 
@@ -119,7 +120,8 @@ def _subject_trials(ds, paradigm, subject, prep):
         raise ValueError(f"the paradigm gives {sfreq:g} Hz: build it with resample={prep.sfreq:g}")
     montage, names = recording_montage(epochs.info, on_missing=prep.on_missing)
     lost = Counter(why[0] for why in epochs.drop_log if why and why[0] != "IGNORED")
-    return epochs.get_data(names) * ds.unit_factor, y, meta, montage, lost
+    factor = ds.unit_factor * UNITS[prep.unit] / UNITS["V"]
+    return epochs.get_data(names) * factor, y, meta, montage, lost
 
 # %% ../nbs/05_trials.ipynb #b2d4cc4b
 def _of_runs(meta):
@@ -272,8 +274,6 @@ class EpochsFiles:
 
     Subjects, sessions and runs are told by the files' names, as in `file_sources`. Raises
     `ValueError` for files that hold no epochs, or too short ones."""
-    unit_factor = 1e6   # MNE has volts
-
     def __init__(self,
         files,  # paths
         paradigm: str,  # "MI", "ERP" or "SSVEP"
@@ -292,7 +292,7 @@ class EpochsFiles:
         self.subject_list = list(dict.fromkeys(s.name.split("/")[1] for s in self.sources))
 
 # %% ../nbs/05_trials.ipynb #e90c0009
-def _file_trials(ds, classes, path, name, prep):
+def _file_trials(classes, path, name, prep):
     "The trials of one file of epochs: `(trials, channels, samples)` in µV, labels, a table, info."
     epochs = _read_epochs(path)
     other = _other_filter(epochs.info, prep)
@@ -303,7 +303,7 @@ def _file_trials(ds, classes, path, name, prep):
     _, subject, session, run = name.split("/")
     meta = pd.DataFrame(dict(subject=subject, session=session, run=run), index=range(len(y)))
     chosen = np.isin(y, classes)
-    x = epochs.get_data()[chosen] * ds.unit_factor
+    x = epochs.get_data()[chosen] * UNITS[prep.unit]
     return x, y[chosen], meta[chosen], epochs.info
 
 # %% ../nbs/05_trials.ipynb #e90c0010
@@ -312,7 +312,7 @@ def _trials_of_files(ds, classes, subject, prep):
     parts = []
     for path, source in zip(ds.paths, ds.sources):
         if source.name.split("/")[1] != subject: continue
-        parts.append(_file_trials(ds, classes, path, source.name, prep))
+        parts.append(_file_trials(classes, path, source.name, prep))
     x, y, meta, infos = zip(*parts)
     if len({(tuple(i["ch_names"]), v.shape[2]) for i, v in zip(infos, x)}) > 1:
         raise ValueError("the files have different channels or lengths: give them apart")

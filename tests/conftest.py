@@ -1,6 +1,9 @@
 """What every test needs: braindecode that imports, MNE settings that are not the user's, real
 recordings where there are any."""
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,35 @@ def undisturbed(tmp_path_factory):
     said, wrong = p.communicate()
     assert p.returncode == 0, wrong
     return out
+
+
+def python_in(root, code):
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    "A copy of the project whose modules nbdev has just made from the pages."
+    root = tmp_path_factory.mktemp("site")
+    for f in ("settings.ini", "pyproject.toml", "_quarto.yml"): shutil.copy(ROOT / f, root)
+    hidden = shutil.ignore_patterns(".*")
+    for d in ("nbs", "results"):
+        if (ROOT / d).exists(): shutil.copytree(ROOT / d, root / d, ignore=hidden)
+    (root / "sjepa_nb").mkdir()
+    for f in ("__init__.py", "_site.py"):  # those that are not made: nbdev writes the version
+        shutil.copy(ROOT / "sjepa_nb" / f, root / "sjepa_nb")
+    python_in(root, "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()")
+    return root
+
+
+@pytest.fixture(scope="session")
+def site(exported):
+    "That copy, processed for the site as nbdev does it, without Quarto; and what nbdev said."
+    code = """
+from nbdev.quarto import proc_nbs, refresh_quarto_yml
+refresh_quarto_yml()
+proc_nbs(n_workers=0)
+"""
+    return exported, python_in(exported, code)

@@ -1,17 +1,15 @@
-"""The pages as a whole: each runs and shows what is stored; modules, README and site are those of
-the pages; their code, and that of tests, benchmarks and tools, is easy to read."""
+"""The pages as a whole: each runs and shows what is stored; modules and README are those of the
+pages; their code, and that of tests, benchmarks and tools, is easy to read."""
 import ast
 import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -72,37 +70,6 @@ def test_no_allowance_without_a_file():
 
 
 # ---------------------------------------- what is made from the pages
-
-def python_in(root, code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="session")
-def exported(tmp_path_factory):
-    "A copy of the project whose modules nbdev has just made from the pages."
-    root = tmp_path_factory.mktemp("site")
-    for f in ("settings.ini", "pyproject.toml", "_quarto.yml"): shutil.copy(ROOT / f, root)
-    hidden = shutil.ignore_patterns(".*")
-    for d in ("nbs", "results"):
-        if (ROOT / d).exists(): shutil.copytree(ROOT / d, root / d, ignore=hidden)
-    (root / "sjepa_nb").mkdir()
-    shutil.copy(ROOT / "sjepa_nb" / "__init__.py", root / "sjepa_nb")  # nbdev writes its version
-    python_in(root, "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()")
-    return root
-
-
-@pytest.fixture(scope="session")
-def site(exported):
-    "That copy, processed for the site as nbdev does it, without Quarto; and what nbdev said."
-    code = """
-from nbdev.quarto import proc_nbs, refresh_quarto_yml
-refresh_quarto_yml()
-proc_nbs(n_workers=0)
-"""
-    return exported, python_in(exported, code)
-
 
 def modules_in(root):
     return {p.name: p.read_text(encoding="utf-8") for p in (root / "sjepa_nb").glob("*.py")}
@@ -165,84 +132,6 @@ def test_public_names_have_docstrings(module):
     assert bare == [], f"no docstring in {MODULES[module].name}"
 
 
-# ---------------------------------------- the site, as far as one can see without Quarto
-
-def test_pages_process_without_warnings(site):
-    assert "Found cells containing imports and other code" not in site[1], site[1]
-
-
-def check_options(cell):
-    "Quarto can read a cell's options, and a figure has a caption and a picture."
-    text = source(cell)
-    if not re.search(r"^#\|", text, re.M): return
-    assert text.startswith("#|"), f"Quarto reads options at the top of a cell only:\n{text}"
-    opt = yaml.safe_load("\n".join(re.findall(r"^#\| ?(.*)", text, re.M)))
-    assert isinstance(opt, dict), f"Quarto cannot read the options of this cell:\n{text}"
-    if not str(opt.get("label")).startswith("fig-"): return
-    assert opt["fig-cap"].strip()
-    assert any(map(tool.pictures, cell["outputs"]))
-
-
-@each_page
-def test_processed_page_is_ready_for_quarto(page, site):
-    cells = read(site[0] / "_proc" / page.name)["cells"]
-    assert cells[0]["cell_type"] == "raw", "nbdev found no title"
-    front = yaml.safe_load(source(cells[0]).strip().strip("-"))
-    assert front.get("title") and front.get("description"), "nbdev found no title or summary"
-    kept = {c.get("id") for c in cells}
-    texts = [c for c in read(page)["cells"][1:] if c["cell_type"] == "markdown"]
-    assert [source(c)[:80] for c in texts if c["id"] not in kept] == [], "text that the site drops"
-    code = [c for c in cells if c["cell_type"] == "code"]
-    labels = [tool.options(source(c)).get("label") for c in code]
-    labels = [label for label in labels if label]
-    assert len(labels) == len(set(labels)), "labels repeat"
-    named = re.findall(r"(?<!\w)@(fig-[\w-]+)", "\n".join(source(c) for c in cells))
-    assert set(named) <= set(labels), "a reference to a figure that the site does not show"
-    for c in code: check_options(c)
-
-
-def joined(a, b):
-    "Two settings as Quarto joins them: lists one behind the other, of dicts each name."
-    if isinstance(a, list) and isinstance(b, list): return a + b
-    if not (isinstance(a, dict) and isinstance(b, dict)): return b
-    return a | {k: joined(a[k], v) if k in a else v for k, v in b.items()}
-
-
-def merged(folder):
-    "What Quarto reads in `folder`: `_quarto.yml`, then its `metadata-files`, one level deep."
-    top = yaml.safe_load((folder / "_quarto.yml").read_text(encoding="utf-8"))
-    for f in top.pop("metadata-files", []):
-        top = joined(top, yaml.safe_load((folder / f).read_text(encoding="utf-8")))
-    return top
-
-
-def test_site_configuration_is_the_one_at_the_top(site):
-    cfg = merged(site[0] / "_proc")
-    for k, v in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8")).items():
-        assert merged(site[0] / "_proc").keys() >= {k} and (isinstance(v, dict) or cfg[k] == v)
-    assert cfg["project"] == {"type": "website", "output-dir": "_docs"}
-    assert cfg["website"]["title"] == "sjepa_nb" and cfg["execute"] == {"enabled": False}
-    assert (site[0] / "_proc" / cfg["format"]["html"]["css"]).exists()
-    before, after = ((root / "nbs" / "_quarto.yml").read_text() for root in (ROOT, site[0]))
-    assert before == after, "nbdev rewrote nbs/_quarto.yml"
-
-
-def flat(items):
-    "The pages of a sidebar, without its sections."
-    res = []
-    for item in items: res += flat(item["contents"]) if isinstance(item, dict) else [item]
-    return res
-
-
-def test_sidebar_lists_every_page_in_order(site):
-    sidebar = merged(site[0] / "_proc")["website"]["sidebar"]
-    listed = flat(sidebar["contents"])
-    numbered = sorted(p.name for p in PAGES if re.match(r"\d\d_", p.name))
-    first, last = ["index", "fifteen_minutes"], ["evidence", "choices", "cost", "glossary"]
-    assert listed == [f"{n}.ipynb" for n in first] + numbered + [f"{n}.ipynb" for n in last]
-    assert set(listed) == {p.name for p in PAGES}
-
-
 # ---------------------------------------- these tests can fail
 
 @pytest.mark.parametrize("a, b, agree", [
@@ -279,7 +168,7 @@ def shows(png):
 
 def notebook(tmp_path, name="00_toy.ipynb", **change):
     "A small faultless page; `change` replaces the source or outputs of a cell: `source3=…`."
-    figure = "#| label: fig-toy\n#| fig-cap: \"A curve.\"\nplot()"
+    figure = "#| label: fig-toy\n#| fig-cap: \"A curve.\"\n#| fig-alt: \"It rises.\"\nplot()"
     sources = ["# Toy\n\n> One line.", "#| default_exp toy",
                "See @fig-toy and [this page](00_toy.ipynb#top).", figure,
                "**Finding:** it rises.", "print(3)"]
@@ -309,6 +198,8 @@ def stream(text, name="stdout"): return [dict(output_type="stream", name=name, t
     ({"source2": "[next](01_missing.ipynb)"}, "leads nowhere"),
     ({"source3": "plot()"}, "without `#| label"),
     ({"source3": "#| label: fig-toy\nplot()"}, "no fig-cap"),
+    ({"source3": "#| label: fig-toy\n#| fig-cap: x\nplot()"}, "no fig-alt"),
+    ({"outputs3": shows(picture(0, 1)) + stream("x")}, "2 outputs"),
     ({"outputs3": []}, "shows no picture"),
     ({"source4": "It rises."}, "no **Finding:**"),
     ({"source5": "import os\nprint(os.sep)"}, "imports beside"),
@@ -331,7 +222,6 @@ def test_faults_are_seen(tmp_path, change, says):
     ({"source5": "#| export\n" + "x = 1\n" * 21}, "an exported cell of 21 lines: x = 1"),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 30}, None),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 40}, "41 exported lines before a call"),
-    ({"outputs3": shows(picture(0, 1)) * 2}, "fig-toy has 2 outputs"),
 ])
 def test_code_that_is_hard_to_read_is_seen(tmp_path, change, says):
     found = tool.hard_to_read(notebook(tmp_path, **change))

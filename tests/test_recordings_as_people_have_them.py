@@ -2,15 +2,20 @@
 nothing, with the right value."""
 import json
 import os
+import warnings
+from functools import partial
 from pathlib import Path
 
 import mne
+import mne_bids
 import numpy as np
+import pybv
 import pytest
+import requests
 from moabb.datasets.base import BaseDataset
 
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
-from sjepa_nb.sources import _whose, file_sources
+from sjepa_nb.sources import Source, _whose, file_sources
 from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
@@ -30,6 +35,7 @@ def noise(names=T19, sfreq=250., seconds=60, sd=10., seed=0):
 
 def save_noise(path, **kwargs):
     "A recording of white noise in a file."
+    path.parent.mkdir(parents=True, exist_ok=True)
     noise(**kwargs).save(path, overwrite=True, verbose="ERROR")
     return path
 
@@ -117,6 +123,7 @@ WHO = {  # path → dataset, subject, session
     "mmi/S001/S001R01.edf": ("mmi", "S001", "0"),
     "eegmat/Subject00_1.edf": ("eegmat", "Subject00", "0"),
     "study/sub-03/ses-2/eeg/sub-03_ses-2_eeg.vhdr": ("study", "03", "ses-2"),
+    "study/sub-anna/ses-a/eeg/sub-anna_ses-a_eeg.edf": ("study", "anna", "ses-a"),
     "study/P01/rest.edf": ("study", "P01", "0"),
     "study/VP03/rest.edf": ("study", "VP03", "0"),
     "study/VPeaa/rest.vhdr": ("study", "VPeaa", "0"),
@@ -320,6 +327,37 @@ def test_blinks_are_no_extremes():
     assert not preprocess(raw).bad.any() and preprocess(raw).notes == ()
 
 
+# ---------------------------------------------------------------- the unit
+
+@pytest.mark.parametrize("unit, volts", [("V", 1.), ("mV", 1e3), ("uV", 1e6), ("nV", 1e9)])
+def test_numbers_in_another_unit_are_right_once_it_is_said(unit, volts):
+    raw = noise()
+    good = preprocess(raw)
+    raw._data *= volts
+    mine = Preprocessing(unit=unit)
+    np.testing.assert_allclose(preprocess(raw, mine).data, good.data, rtol=1e-4, atol=1e-4)
+    if unit == "uV":
+        with pytest.raises(ValueError, match="say that these are microvolts .unit='uV'."):
+            preprocess(raw)
+
+
+def test_trials_in_another_unit_are_right_once_it_is_said():
+    def whole(x, s): x *= 1e6
+    good, *_ = load_trials(Harmed(lambda x, s: None), "MI")
+    mine, *_ = load_trials(Harmed(whole), "MI", preprocessing=Preprocessing(unit="uV"))
+    np.testing.assert_allclose(mine, good, rtol=1e-4, atol=1e-4)
+
+
+def test_a_store_of_another_unit_is_another_store(tmp_path):
+    path = save_noise(tmp_path / "s1_raw.fif", seconds=20)
+    store = build(tmp_path / "store", [path])
+    micro = partial(build_store, sources=file_sources([path]), length=1., interval=2.,
+                    preprocessing=Preprocessing(unit="uV", scale="keep"))
+    with pytest.raises(ValueError, match="unit 'V', now 'uV'"): micro(store.path)
+    with pytest.raises(ValueError, match="unit 'uV', now 'V'"):
+        build(micro(tmp_path / "micro").path, [path])
+
+
 # ---------------------------------------------------------------- other names, another frame
 
 @pytest.mark.parametrize("cap, n", [
@@ -404,6 +442,178 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     content[236:244] = b"-1      "
     path.write_bytes(content)
     assert read_one(path).n_times == 200 * 20
+
+
+# ---------------------------------------------------------------- many recordings, a few bad
+
+def made(run, read, harm):
+    "A run of a made-up person, whom `harm` has met; `read` notes who was read."
+    read.append(run)
+    raw = noise(CHANNELS, seconds=20)
+    harm(raw)
+    yield dict(dataset="made", subject="1", session="0", run=run), raw
+
+
+def well(raw): pass
+def dead(raw): raw._data[:] = 0
+def millions(raw): raw._data *= 1e6
+def offline(raw): raise requests.ConnectionError("no route to host")
+
+
+def made_sources(read, **harms):
+    return [Source(f"made/{run}", "", partial(made, run, read, harm)) for run, harm in harms.items()]
+
+
+def test_all_bad_recordings_are_told_when_the_others_are_done(tmp_path):
+    read = []
+    sources = made_sources(read, a=dead, b=well, c=millions, d=well)
+    with pytest.raises(ValueError) as e: build_store(tmp_path / "s", sources, 1., 2.)
+    first, *lines = str(e.value).splitlines()
+    assert "2 recordings cannot be used" in first and "skip_bad=True" in first
+    assert [line.partition(":")[0] for line in lines] == [
+        f"made/{r}, session 0, run {r}" for r in "ac"]
+    assert "no signal" in lines[0] and "microvolts where volts are due" in lines[1]
+    assert not (tmp_path / "s").exists()
+    read.clear()
+    store = build_store(tmp_path / "s", sources, 1., 2., skip_bad=True)
+    assert read == ["a", "c"]   # b and d were done
+    assert set(store.index.run) == {"b", "d"} and store.about["left_out"] == lines
+    assert all(f"left out: {line}" in store.describe() for line in lines)
+    assert len(build_store(tmp_path / "s", sources, 1., 2., skip_bad=True)) == len(store)
+
+
+def test_nothing_left_is_an_error_even_when_bad_ones_may_be_skipped(tmp_path):
+    with pytest.raises(ValueError, match="no signal"):
+        build_store(tmp_path / "s", made_sources([], a=dead), 1., 2., skip_bad=True)
+
+
+def test_a_lost_network_ends_a_build_at_once(tmp_path):
+    read = []
+    with pytest.raises(OSError, match="made/a cannot be read: no route to host"):
+        build_store(tmp_path / "s", made_sources(read, a=offline, b=well), 1., 2., skip_bad=True)
+    assert read == ["a"]
+
+
+def test_what_headers_tell_is_told_of_all_files_before_one_is_read(tmp_path):
+    save_noise(tmp_path / "s1_raw.fif", seconds=10)
+    slow = save_noise(tmp_path / "s2_raw.fif", seconds=10, sfreq=64.)
+    alone = save_noise(tmp_path / "s3_raw.fif", seconds=10, names=["Cz"])
+    lost = save_noise(tmp_path / "s4_raw.fif", seconds=10, names=["Cz", "Q7"])
+    (tmp_path / "s5.edf").touch()
+    with pytest.raises(ValueError) as e: file_sources(tmp_path, preprocessing=Preprocessing())
+    first, *lines = str(e.value).splitlines()
+    assert "4 recordings cannot be used" in first and "skip_bad=True" in first
+    for line, path, words in zip(lines, [slow, alone, lost, tmp_path / "s5.edf"], [
+            "holds nothing above 32 Hz", "average reference of one", "position: Q7", "is empty"]):
+        assert line.startswith(f"{path}: ") and words in line
+    with pytest.warns(UserWarning, match="4 recordings left out:\n.*s2_raw.fif: a recording at 64"):
+        sources = file_sources(tmp_path, preprocessing=Preprocessing(), skip_bad=True)
+    assert [s.name.split("/")[1] for s in sources] == ["s1"]
+    with pytest.raises(ValueError, match="s2_raw.fif: a recording at 64 Hz[^\n]*Hz. or leave it out$"):
+        file_sources([slow], preprocessing=Preprocessing(), skip_bad=True)   # nothing would be left
+
+
+# ---------------------------------------------------------------- folders and BIDS
+
+def files_of(sources):
+    return [s.read.args[0].name for s in sources]
+
+
+def test_a_folder_stands_for_the_recordings_below_it(tmp_path):
+    save_noise(tmp_path / "P01/day1/a_raw.fif", seconds=5)
+    save_noise(tmp_path / "P02/b_raw.fif", seconds=5)
+    mne.make_fixed_length_epochs(noise(seconds=5), verbose="ERROR").save(
+        tmp_path / "P02/b-epo.fif", verbose="ERROR")
+    (tmp_path / "P03").mkdir()
+    x = np.random.default_rng(0).normal(size=128 * 5) * 10
+    edf(tmp_path / "P03/SC4001E0-PSG.edf", [("Cz", x, 128), ("Pz", x, 128)])
+    notes = edf_plus_d_header(["EDF Annotations"], [30], 1) + b"+0\x14\x14\0".ljust(60, b"\0")
+    (tmp_path / "P03/SC4001EC-Hypnogram.edf").write_bytes(notes)
+    (tmp_path / "P03/._SC4001E0-PSG.edf").write_bytes(b"a Mac's")
+    (tmp_path / "P03/SC4001.csv").touch()
+    (tmp_path / "P03/back").symlink_to(tmp_path)
+    found = files_of(file_sources(tmp_path))
+    assert found == ["a_raw.fif", "b_raw.fif", "SC4001E0-PSG.edf"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no recording below this folder"):
+        file_sources([tmp_path / "empty"])
+
+
+def test_the_parts_of_a_long_recording_are_one(tmp_path):
+    "FIF files are split at 2 GB, BrainVision's signal is a file of its own."
+    raw = noise(seconds=120)
+    raw.save(tmp_path / "s1_raw.fif", split_size="2MB", verbose="ERROR")
+    assert (tmp_path / "s1_raw-1.fif").exists()
+    pybv.write_brainvision(data=raw.get_data(), sfreq=250., ch_names=raw.ch_names,
+                           fname_base="s2", folder_out=tmp_path)
+    for files in (tmp_path, sorted(tmp_path.iterdir())):
+        if files != tmp_path: files.remove(tmp_path / "s2.vmrk")
+        sources = file_sources(files)
+        assert files_of(sources) == ["s1_raw.fif", "s2.vhdr"]
+    assert next(sources[0].read())[1].n_times == raw.n_times
+
+
+def write_bids(root, who, tables=True, **kwargs):
+    "A recording with an eye channel, a bad channel, a cough and a date."
+    raw = noise(T19 + ("Eye",), **kwargs)
+    raw.set_channel_types({"Eye": "eog"}, verbose="ERROR").set_meas_date(1e9)
+    raw.info["bads"], raw.info["line_freq"] = ["C4"], 50
+    raw.set_annotations(mne.Annotations([4.], [1.], ["BAD_cough"], orig_time=raw.info["meas_date"]))
+    path = mne_bids.BIDSPath(subject=who, session="1", task="rest", datatype="eeg", root=root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mne_bids.write_raw_bids(raw, path, format="EDF", allow_preload=True, overwrite=True,
+                                verbose="ERROR")
+    return path.copy().update(suffix="eeg", extension=".edf").fpath
+
+
+def test_a_bids_dataset(tmp_path):
+    root = tmp_path / "study"
+    files = [write_bids(root, who, seconds=20, seed=i) for i, who in enumerate(("anna", "ben"))]
+    derived = root / "derivatives/clean"
+    write_bids(derived, "anna", seconds=20)
+    scans = root / "sub-anna/ses-1/sub-anna_ses-1_scans.tsv"   # another date than the file's
+    scans.write_text(scans.read_text().replace("2001-", "1925-"))
+    sources = file_sources(root)
+    assert [s.read.args[0] for s in sources] == files
+    assert [s.name.split("/")[:3] for s in sources] == [
+        ["study", who, "ses-1"] for who in ("anna", "ben")]
+    for s in sources:
+        (_, raw), = s.read()
+        rec = preprocess(raw)
+        assert "C4" not in rec.montage.names and "Eye" not in rec.montage.names
+        assert rec.notes[0] == "marked as bad: C4"
+        where = np.flatnonzero(rec.reasons["annotated"])
+        assert where[0] == 4 * 128 and abs(where[-1] - 5 * 128) <= 1
+    assert len(file_sources(derived)) == 1   # when asked for
+    assert file_sources(files)[0].settings == sources[0].settings
+    told = files[0].with_name("sub-anna_ses-1_task-rest_channels.tsv")
+    told.write_text(told.read_text().replace("\tbad", "\tgood"))   # the tables are a part of it
+    assert file_sources(root)[0].settings != sources[0].settings
+    told.write_text(told.read_text().replace("Fz", "Fq"))
+    with pytest.raises(ValueError, match="anna.*: its BIDS tables do not fit .*mismatch"):
+        file_sources(root)
+
+
+def test_a_bids_recording_without_an_events_table_keeps_its_own_marks(tmp_path):
+    file = write_bids(tmp_path, "anna", seconds=20)
+    for f in file.parent.glob("*events*"): f.unlink()
+    (_, raw), = file_sources([file])[0].read()
+    assert [str(d) for d in raw.annotations.description] == ["BAD_cough"]
+
+
+def test_links_are_named_by_their_own_names(tmp_path):
+    "git-annex, in which open datasets come, keeps the files under their checksums."
+    files = []
+    for i, who in enumerate(("01", "02")):
+        stored = save_noise(tmp_path / f"ds1/.git/annex/objects/{i}/MD5E-s{i}_raw.fif", seconds=5)
+        link = tmp_path / f"ds1/sub-{who}/eeg/sub-{who}_task-rest_raw.fif"
+        link.parent.mkdir(parents=True)
+        link.symlink_to(stored)
+        files.append(link)
+    for given in (files, tmp_path / "ds1"):
+        labels = [next(s.read())[0] for s in file_sources(given)]
+        assert [(v["dataset"], v["subject"]) for v in labels] == [("ds1", "01"), ("ds1", "02")]
 
 
 # ---------------------------------------------------------------- trials

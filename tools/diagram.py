@@ -1,8 +1,10 @@
-"""Draws S-JEPA: nbs/figures/sjepa.svg, and one strip a page of the model, "you are here".
+"""Draws S-JEPA: nbs/figures/sjepa.svg, and one strip a page of the model, "you are here"; the
+site's icon and the card that a link to it shows.
 
     python tools/diagram.py
 
-The ground is transparent and the colours hold on a light and on a dark page.
+The ground is transparent and the colours hold on a light and on a dark page. The card has a white
+ground; `python tools/rendered.py card` makes the PNG of it.
 """
 from pathlib import Path
 
@@ -48,7 +50,8 @@ def svg(width, height, title, parts):
     head = (f'<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
             f'markerHeight="7" orient="auto"><path d="M0,0 L8,4 L0,8 z" fill="{LINE}"/></marker>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            f'font-family="system-ui, sans-serif" role="img"><title>{title}</title>'
+            f'width="{width}" height="{height}" font-family="system-ui, sans-serif" '
+            f'role="img"><title>{title}</title>'
             f'<defs>{head}</defs>\n' + "\n".join(parts) + "\n</svg>\n")
 
 
@@ -75,9 +78,9 @@ def whole():
         arrow((418, 270), (446, 270), dashed=True),
         box(446, 240, 104, 60, FOLLOWS, "contextual", "encoder,", "a slow copy"),
         arrow((550, 270), (584, 270), dashed=True),
-        box(584, 240, 106, 60, DATA, "targets", "of the hidden ones", "(h·n, 64)"),
+        box(584, 240, 106, 60, DATA, "targets", "of hidden ones", "(h·n, 64)"),
         # where they meet
-        box(584, 158, 106, 46, LOSS, "loss", "mean |difference|"),
+        box(580, 158, 114, 46, LOSS, "loss", "mean |difference|"),
         arrow((637, 122), (637, 157)),
         arrow((637, 240), (637, 205), dashed=True),
         arrow((498, 122), (498, 239)),
@@ -101,9 +104,31 @@ def strip(here):
     return svg(692, 56, f"You are here: {STRIP[here][0]}", parts)
 
 
+def icon():
+    "A head from above; one of its sensors is hidden."
+    parts = ['<circle cx="32" cy="34" r="25" fill="none" stroke="#4292c6" stroke-width="5"/>',
+             '<path d="M25,9 L32,1 L39,9" fill="none" stroke="#4292c6" stroke-width="5"/>']
+    for x, y in [(22, 27), (22, 43), (42, 43), (32, 35)]:
+        parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="#4292c6"/>')
+    parts.append('<circle cx="42" cy="27" r="7" fill="#fdae6b"/>')
+    return svg(64, 64, "sjepa_nb", parts)
+
+
+def card():
+    "The method with the project's name and what it is, 1200 by 630."
+    inner = whole().replace("<svg ", '<svg x="70" y="150" ', 1)
+    inner = inner.replace('width="700" height="336"', 'width="1060" height="460"')
+    words = "self-supervised learning for EEG, developed page by page in notebooks"
+    parts = ['<rect width="1200" height="630" fill="#fff"/>',
+             text(600, 78, "sjepa_nb", 54, INK, "bold"), text(600, 122, f"S-JEPA, {words}", 26),
+             inner]
+    return svg(1200, 630, "sjepa_nb", parts)
+
+
 def main():
     FIGURES.mkdir(exist_ok=True)
-    pictures = {"sjepa": whole()} | {f"here_{k}": strip(i) for k, i in HERE.items()}
+    pictures = {"sjepa": whole(), "favicon": icon(), "card": card()}
+    pictures |= {f"here_{k}": strip(i) for k, i in HERE.items()}
     for name, picture in pictures.items():
         (FIGURES / f"{name}.svg").write_text(picture, encoding="utf-8", newline="\n")
 

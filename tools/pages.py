@@ -25,8 +25,8 @@ from forked import Copy
 
 UNREADABLE = {  # file → how many faults of form it still has; this list only shrinks
     "04_store.ipynb": 1, "05_trials.ipynb": 2, "06_simulation.ipynb": 1,
-    "07_local_encoder.ipynb": 2, "08_positional_encoding.ipynb": 2, "09_spatial_masking.ipynb": 2,
-    "11_contextual_encoder.ipynb": 1, "13_model.ipynb": 4, "14_batches.ipynb": 1,
+    "07_local_encoder.ipynb": 2, "08_positional_encoding.ipynb": 2, "09_spatial_masking.ipynb": 1,
+    "13_model.ipynb": 4, "14_batches.ipynb": 1,
     "15_diagnostics.ipynb": 2, "16_pretraining.ipynb": 5, "17_heads.ipynb": 3,
     "18_finetuning.ipynb": 3, "22_runs.ipynb": 1, "choices.ipynb": 2, "cost.ipynb": 1,
     "test_fast_layers.py": 1,
@@ -271,8 +271,11 @@ def bad_figures(cells):
     for c in figures_of(cells):
         label = c["options"]["label"]
         below = next((d["source"] for d in cells[c["i"]:] if d["cell_type"] == "markdown"), "")
-        if not c["options"].get("fig-cap"): res.append(f"cell {c['i']}: {label} has no fig-cap")
+        for option in ("fig-cap", "fig-alt"):
+            if not c["options"].get(option): res.append(f"cell {c['i']}: {label} has no {option}")
         if not has_picture(c): res.append(f"cell {c['i']}: {label} shows no picture")
+        if len(c["outputs"]) > 1:  # Quarto makes subfigures of them, and drops the caption
+            res.append(f"cell {c['i']}: {label} has {len(c['outputs'])} outputs")
         if "**Finding:**" not in below: res.append(f"cell {c['i']}: no **Finding:** under {label}")
     return res
 
@@ -340,17 +343,10 @@ def long_wait(path):
     return [f"{lines} exported lines before a call"] if lines > LONGEST_WAIT else []
 
 
-def crowded_figures(path):
-    "Quarto makes subfigures of several outputs, and drops the caption."
-    if path.suffix == ".py": return []
-    counts = {c["options"]["label"]: len(c["outputs"]) for c in figures_of(read(path))}
-    return [f"{label} has {n} outputs" for label, n in counts.items() if n > 1]
-
-
 def hard_to_read(path):
     "What makes the code of a page or of a Python file need a second reading. A list of sentences."
     path = Path(path)
-    rules = long_lines, packed_lines, long_cells, long_wait, crowded_figures
+    rules = long_lines, packed_lines, long_cells, long_wait
     return [sentence for rule in rules for sentence in rule(path)]
 
 
