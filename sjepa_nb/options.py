@@ -335,8 +335,9 @@ Called again, it goes on where it stopped."""
     train_trials: int | None = None  # of each training fold that are used (default: all)
     jobs: int = 1  # processes
     out: Path = Path("sjepa_evaluation")  # folder of the scores and figures
-    epilog = """example:
+    epilog = """examples:
   sjepa_evaluate --weights run1 run16 --dataset Lee2019_MI --subjects 48 49 50 --jobs 4 --out sweep
+  sjepa_evaluate --weights run1 --recordings S*.edf --paradigm MI --events left=S1 right=S2
 """
 
 # %% ../nbs/21_options.ipynb #bc583cb4
