@@ -204,7 +204,8 @@ class FileDataset(BaseDataset):
     ):
         if paradigm not in KINDS:
             raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
-        self.classes = {str(said): str(name) for name, said in events.items()}
+        spelled = [(str(said), str(name)) for name, said in events.items()]
+        self.classes = {_said_in(said): name for said, name in spelled} | dict(spelled)
         self.sources = file_sources(files, subject_regex)
         told = [paradigm, *map(str, events.items()), *(s.settings for s in self.sources)]
         code = f"FileDataset-{zlib.crc32(repr(told).encode()):08x}"
@@ -225,7 +226,8 @@ class FileDataset(BaseDataset):
                 raw, n = _with_classes(raw, self.classes)
                 if n: found.setdefault(labels["session"], {})[labels["run"]] = raw
         if not found:
-            raise ValueError(f"no recording has an annotation {', '.join(self.classes)}")
+            raise ValueError("no recording of this subject has an annotation "
+                             f"{', '.join(self.classes)}")
         return _numbered({session: _numbered(runs) for session, runs in found.items()})
 
 # %% ../nbs/05_trials.ipynb #e90c0002
