@@ -500,7 +500,7 @@ def _parts(n, sfreq, prep):
 
 # %% ../nbs/02_preprocessing.ipynb #7d2f4b17
 def _read(raw, names, first, last):
-    "Samples `first` to `last` of the channels `names` of a recording that may lie on disk, in volts."
+    "Samples `first` to `last` of the channels `names`, from memory or from disk."
     try: return raw.get_data(names, int(first), int(last), verbose="ERROR")
     except OSError as e: raise ValueError(f"the file cannot be read any more: {e}") from e
 
