@@ -58,7 +58,7 @@ def build(folder, files, interval=2.):
 @pytest.mark.parametrize("name, place", [
     ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"),
     ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"), ("EEG T3-REF", "T7"), ("A1", "A1"),
-    ("EEG A1-REF", "A1"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
+    ("EEG A1-REF", "A1"), ("Fp1 REF", "Fp1"), ("EEG Cz LE", "Cz"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
 def test_references_in_names(name, place):
     assert canonical_name(name) == place
 
@@ -73,6 +73,25 @@ def test_channels_that_are_no_electrodes_are_named_and_left_out():
     assert all(n in rec.notes[0] for n in beside)
     clean = raw.copy().pick(raw.ch_names[:19])
     np.testing.assert_array_equal(rec.data, preprocess(clean).data)
+
+
+@pytest.mark.parametrize("suffix", ["-G2", "-AA", " REF", "-(A1+A2)/2", "-Vref", "-Pz"])
+def test_what_all_names_share_behind_the_hyphen_is_the_reference(suffix):
+    names = [n for n in T19 if n != "Pz"]
+    raw = noise([f"{n}{suffix}" for n in names] + [f"EKG1{suffix}"])
+    rec = preprocess(raw)
+    assert rec.montage.names == tuple(names)
+    assert rec.notes == (f"no electrodes, left out: EKG1{suffix} (ECG)",)
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("VEOU", "EOG"), ("HEOL", "EOG"), ("VEO", "EOG"), ("EEG LUC-LE", "EOG"),
+    ("PTAF", "respiration"), ("PlethWV", "ECG"), ("EEG Mark1", "stimulus or marker"),
+    ("INTERPOLATED", "stimulus or marker"), ("RAW_CQ", "input beside the electrodes"),
+    ("Cz-0", None), ("X1", None), ("CB1", None), ("O2-P4", None), ("O2-G2", None),
+    ("O2 sat", "oxygen"), ("SaO2", "oxygen")])
+def test_kinds_by_name(name, kind):
+    assert other_kind(name) == kind
 
 
 def test_names_that_say_nothing_are_still_refused():
@@ -437,10 +456,12 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     rng = np.random.default_rng(0)
     signals = [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)]
     path = edf(tmp_path / "s1.edf", signals)
+    rec = preprocess(read_one(path))
+    assert rec.montage.names == tuple(n for n in T19 if n != "Fz")
+    assert rec.notes == ("several channels of one name, left out: Fz-0, Fz-1",)
+    every = edf(tmp_path / "s2.edf", [(n, rng.normal(size=4000) * 10, 200) for n in ["Fz"] * 2])
     said = "several channels of one name, numbered by the reader: Fz-0, Fz-1"
-    with pytest.raises(ValueError, match=said): preprocess(read_one(path))
-    rec = preprocess(read_one(path), Preprocessing(on_missing="drop"))
-    assert "Fz" not in rec.montage.names and "Fz-0, Fz-1" in rec.notes[0]
+    with pytest.raises(ValueError, match=said): preprocess(read_one(every))
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
     path.write_bytes(content)
