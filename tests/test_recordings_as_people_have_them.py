@@ -2,6 +2,7 @@
 nothing, with the right value."""
 import json
 import os
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -562,6 +563,38 @@ def test_the_command_goes_on_without_bad_recordings_when_it_is_told_to(tmp_path,
     told = json.loads((tmp_path / "out/command.json").read_text())
     assert told["skip_bad"] and told["band"] == [1., 30.]
     assert told["recordings"] == [str(tmp_path / "in")]
+
+
+def test_a_run_goes_on_without_its_recordings(tmp_path, capsys):
+    """They moved, and new ones came: the store is whole, and stays as it is. Without the store
+    there is no way on, and a replaced recording is another one."""
+    recordings, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i)
+    assert pretrain_on(capsys, recordings, "--out", out)[0] == 0
+    store = {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    (recordings / "s0_raw.fif").rename(tmp_path / "s0_raw.fif")
+    save_noise(recordings / "s7_raw.fif", seconds=20, seed=7)
+
+    def go_on():
+        code = sjepa_pretrain(["--resume", "--out", str(out), "--quiet"])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    code, said, _ = go_on()
+    assert code == 0 and "finished" in said
+    assert said.startswith("of the recordings 1 gone (in/s0/0/s0_raw) and 1 new (in/s7/0/s7_raw) "
+                           f"since this run began: it goes on with the windows in {out}")
+    for path in recordings.iterdir(): path.unlink()
+    code, said, _ = go_on()
+    assert code == 0 and said.startswith("of the recordings 3 gone (in/s0/0/s0_raw, in/s1")
+    assert store == {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i + 1)
+    code, _, wrong = go_on()
+    assert code == 2 and "has other options or another content" in wrong
+    shutil.rmtree(recordings)
+    (out / "windows.zarr").rename(tmp_path / "elsewhere")
+    code, _, wrong = go_on()
+    assert code == 2 and f"{recordings}" in wrong
 
 
 def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
