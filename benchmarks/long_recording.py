@@ -34,7 +34,7 @@ def header(rate, records):
 
 
 def write_edf(path, hours, rate):
-    "Noise that neighbours share, an hour at most in memory at once."
+    "Noise that all channels share in part, ten minutes at most in memory at once."
     rng, records = np.random.default_rng(0), int(hours * 3600)
     with open(path, "wb") as f:
         f.write(header(rate, records))

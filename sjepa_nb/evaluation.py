@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['METRICS', 'NO_PRETRAINING', 'STRATEGIES', 'VERSION', 'BLANK', 'RESULTS', 'default_metric', 'check_metric', 'score_of',
            'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'sjepa_pipelines', 'band', 'independent',
-           'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate', 'read_results', 'evaluate',
-           'subject_scores', 'paired_interval', 'summarise', 'compare', 'rank_pipelines', 'pipeline_colours',
-           'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
+           'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate', 'read_results',
+           'check_name', 'evaluate', 'subject_scores', 'paired_interval', 'summarise', 'compare', 'rank_pipelines',
+           'pipeline_colours', 'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
 
 # %% ../nbs/19_evaluation.ipynb #9a1d7aca
 import json
@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from joblib import Parallel, delayed
 from scipy.stats import permutation_test
 from sklearn.base import clone
@@ -38,7 +39,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .diagnostics import bandpass
-from .files import digest, make_folder, read_json, write_json, write_whole
+from .files import digest, locked, read_json, write_json, write_whole
 from .finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from .heads import HEADS
 from .model import SJEPA
@@ -405,9 +406,22 @@ class _Sweep:
     limits: dict | None  # settings of one way alone
     settings: dict  # of `SJEPAClassifier`
 
+# %% ../nbs/19_evaluation.ipynb #1c19a001
+def check_name(
+    name: str,  # of a pre-training
+    weights="",  # None: random ones
+):
+    """Raise `ValueError` for a name that stands for something else in a table, or can be no part of
+    a file's."""
+    if not name.strip() or set(name) & set("/\\\n"):
+        raise ValueError(f"weights cannot be called {name!r}: a name is not empty and has no slash")
+    if name == "baselines" or name == NO_PRETRAINING and weights is not None:
+        raise ValueError(f"{name} is a name of the table's own: call the weights something else")
+
 # %% ../nbs/19_evaluation.ipynb #b9755573
 def _check_sweep(sweep):
     "Raise `ValueError` for settings that cannot work."
+    for name, weights in sweep.pretrainings.items(): check_name(name, weights)
     for k in ("scale", "reference"):
         if k in sweep.settings:
             raise ValueError(f"{k} is a task's, not the sweep's: Task(..., scale=...)")
@@ -467,10 +481,15 @@ def _cell_rows(cell, sweep):
 # %% ../nbs/19_evaluation.ipynb #03c278db
 _PROTOCOL = "folds", "seed", "settings", "limits", "train_trials", "version"
 
+def _protocol(told):
+    "What all rows of a table have in common, each setting by its own name."
+    return {k: told.get(k) for k in _PROTOCOL if k != "settings"} | (told.get("settings") or {})
+
 def _check_protocol(out, before, now):
     "Raise `ValueError` where a folder holds a sweep with other settings."
-    differs = [k for k in _PROTOCOL if before.get(k) != now[k]]
-    differs = [f"{k}: {before.get(k)} then, {now[k]} now" for k in differs]
+    before, now = _protocol(before), _protocol(now)
+    differs = [k for k in before | now if before.get(k) != now.get(k)]
+    differs = [f"{k}: {before.get(k)} then, {now.get(k)} now" for k in differs]
     if differs:
         raise ValueError(f"{out} holds another sweep ({'; '.join(differs)}): "
                          "choose another folder, or the same settings")
@@ -514,39 +533,47 @@ def _joined(before, now):
     return now | dict(tasks=before["tasks"] + more, weights=weights)
 
 def _begin(out, told):
-    "The rows so far that count, after a look at whether the folder holds the same sweep."
-    make_folder(out)
+    "The rows so far, after a look at whether the folder holds the same sweep."
     file = out / "sweep.json"
     if file.is_file():
         before = read_json(file)
         _check_protocol(out, before, told)
         _check_names(out, before, told)
         told = _joined(before, told)
+    elif (out / "results.csv").exists():
+        raise FileExistsError(f"{out} holds results already, and no sweep.json that says of what: "
+                              "choose another folder")
     write_json(file, told)
-    if not (out / "results.csv").is_file(): return None
-    table = read_results(out / "results.csv")
-    return table[table.error == ""]  # the rest is tried again
+    return read_results(out / "results.csv") if (out / "results.csv").is_file() else None
 
 # %% ../nbs/19_evaluation.ipynb #2b987e04
 def _complete(done, cell, sweep):
     "Whether a table holds all that a cell should give."
     due = cell.due(sweep)
     if done is None: return not due
-    mine = done
+    mine = done[done.error == ""]  # the rest is tried again
     for column, value in cell.place.items(): mine = mine[mine[column] == value]
     count = mine.pipeline.value_counts()
     return all(count.get(p, 0) >= sweep.folds for p in due)
 
+# %% ../nbs/19_evaluation.ipynb #1c19a003
+def _among(table, others, columns):
+    "Whether each row is among other rows, by some of its columns."
+    mine, theirs = (pd.MultiIndex.from_frame(t[columns]) for t in (table, others))
+    return mine.isin(theirs)
+
 def _merged(done, fresh):
-    "A table with fresh rows in the place of old ones."
+    "A table with the fresh rows of a cell in the place of old ones, and of its old errors."
     if done is None: return fresh
-    key = ["pipeline", "paradigm", "dataset", "subject", "fold"]
-    old, new = (pd.MultiIndex.from_frame(t[key]) for t in (done, fresh))
-    return pd.concat([done[~old.isin(new)], fresh], ignore_index=True)
+    cell = ["paradigm", "dataset", "subject"]
+    again = _among(done, fresh, ["pipeline", *cell, "fold"])
+    failed = (done.error != "") & _among(done, fresh, ["pretraining", *cell])
+    return pd.concat([done[~(again | failed)], fresh], ignore_index=True)
 
 # %% ../nbs/19_evaluation.ipynb #8d1d4b1c
-def _run(sweep, cells, done, path, n_jobs, progress):
+def _run(sweep, cells, told, out, n_jobs, progress):
     "Do the cells that the table lacks, and write it whole after each; returns it."
+    done, path = _begin(out, told), out / "results.csv"
     todo = [c for c in cells if not _complete(done, c, sweep)]
     order = {tuple(c.place.values()): i for i, c in enumerate(cells)}
     results = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
@@ -569,12 +596,12 @@ def evaluate(
     tasks: list[Task],
     pretrainings: dict,  # name → weights (SJEPA or path); None: random weights
     out: str | Path,  # folder: results.csv and sweep.json
-    heads=HEADS, strategies=STRATEGIES, with_baselines: bool = True,
-    folds: int = 5, seed: int = 0,
+    heads=HEADS, strategies=STRATEGIES, with_baselines: bool = True, folds: int = 5, seed: int = 0,
     n_jobs: int = 1,  # processes; `joblib.parallel_config` chooses another backend, e.g. a cluster
     progress: bool = True,
     limits: dict | None = None,  # settings of one way: {"full-contextual": dict(epochs=20)}
     train_trials: int | None = None,  # of each training fold that are used; all when None
+    lock: FileLock | None = None,  # of `out`, where it is held already (`files.locked`)
     **settings,  # of `SJEPAClassifier`, e.g. epochs, patience
 ) -> pd.DataFrame:  # a row for each pipeline, subject and fold
     """Cross-validate every way to fine-tune every pre-trained model, and the baselines, within
@@ -582,9 +609,8 @@ def evaluate(
     sweep = _Sweep(pretrainings, heads, strategies, folds, seed, train_trials, limits, settings)
     _check_sweep(sweep)
     tasks = [_with_subjects(t) for t in tasks]
-    done = _begin(Path(out), _told(sweep, tasks))
-    cells = _cells(sweep, tasks, with_baselines)
-    return _run(sweep, cells, done, Path(out) / "results.csv", n_jobs, progress)
+    told, cells = _told(sweep, tasks), _cells(sweep, tasks, with_baselines)
+    with locked(out, lock): return _run(sweep, cells, told, Path(out), n_jobs, progress)
 
 # %% ../nbs/19_evaluation.ipynb #da7501e4
 def subject_scores(table) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def plot_masks(
     centres=("C3", "Pz", "Fp2"),  # names of the central channels
 ):  # the figure
     "Spheres around three centres, seen from above: the paper's figure 2."
-    size = 3.2 * len(centres), 3.5
+    size = 2.5 * len(centres), 3
     fig, axes = plt.subplots(1, len(centres), figsize=size, layout="constrained")
     t = np.linspace(0, 2 * np.pi, 200)
     for ax, centre in zip(np.atleast_1d(axes), centres):

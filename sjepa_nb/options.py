@@ -103,7 +103,8 @@ class Recordings:
     # MOABB dataset classes, e.g. PhysionetMI Lee2019_MI; `simulated` for the three simulated ones
     dataset: list[str] = ()
     subjects: list[str] | None = None  # subjects of the datasets to read (default: all)
-    # recordings in any format that mne.io.read_raw opens, with or instead of datasets
+    # recordings in any format that mne.io.read_raw opens, folders of them, BIDS datasets;
+    # with or instead of MOABB's
     recordings: list[Path] = ()
     # finds the subject in a file's path, e.g. 'S(\d+)R'
     # (default: BIDS sub-…, or a folder or file name such as S001)
@@ -114,8 +115,13 @@ class Recordings:
     valid_share: float = .15  # share of the subjects to validate on
     test_subjects: list[str] = ()  # subjects to keep out of the pre-training altogether
     reference: Literal["average", "none"] = "average"  # average reference, or as recorded
+    # Hz, from and to, that the filter keeps;
+    # sjepa_finetune and sjepa_evaluate filter trials to 0.5-40 Hz
+    band: tuple[float, float] = (.5, 40.)
     drop_unplaced: bool = False  # leave out channels without a position, rather than stop
-    borrows = [("preprocessing", "Preprocessing", ("scale", "bad_channels"))]
+    # leave out recordings that cannot be used, and say which, rather than stop
+    skip_bad: bool = False
+    borrows = [("preprocessing", "Preprocessing", ("scale", "bad_channels", "unit"))]
 
 # %% ../nbs/21_options.ipynb #72cd3eb2
 INTERVAL = 1.3  # seconds between the starts of two windows; the paper's is 16.9
@@ -290,7 +296,7 @@ class Pretrain(Recordings, Windows, Network, Training, Probes, Machine, Run):
     epilog = """examples:
   sjepa_pretrain --dataset simulated --length 1 --epochs 20 --out first_run
   sjepa_pretrain --dataset PhysionetMI --subjects 1 2 3 4 --valid-subjects 4 --length 16 --out run
-  sjepa_pretrain --recordings data/*.edf more/*.fif --scale implausible --out mine
+  sjepa_pretrain --recordings day1.edf clinic/ bids_dataset/ --skip-bad --out mine
   sjepa_pretrain --resume --out run
   torchrun --nproc-per-node 4 --max-restarts 3 --no-python sjepa_pretrain --dataset Lee2019_MI
 
@@ -303,7 +309,7 @@ Exit codes: 0 done, 2 something to mend, 3 training stopped, 130 interrupted."""
 class Finetune(Trials, FineTuning, Run):
     """Fine-tune a pre-trained S-JEPA for each subject of a dataset: cross-validated scores
 (results.csv), and a classifier trained on all of the subject's trials
-(SJEPAClassifier.load opens it)."""
+(SJEPAClassifier.load opens it). Called again, it goes on where it stopped."""
     # folder or file of a pre-training, or a repository on the hub (default: random weights)
     weights: list[str] = ()
     head: Literal["contextual", "post-local", "pre-local"] = "pre-local"

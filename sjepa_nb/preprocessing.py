@@ -17,7 +17,7 @@ import mne
 import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-from .montage import Montage, other_kind, recording_montage
+from .montage import Montage, _numbered_twins, other_kind, recording_montage
 
 # %% ../nbs/02_preprocessing.ipynb #d9601785
 SFREQ = 128.  # Hz: the rate at which everything after this page works.
@@ -378,12 +378,14 @@ def _notes_on_channels(raw, names):
     bads = [n for n in eeg if n in raw.info["bads"]]
     kinds = {n: other_kind(n) for n in eeg if n not in {*bads, *names}}
     others = [f"{n} ({k})" for n, k in kinds.items() if k]
-    unplaced = [n for n, k in kinds.items() if not k]
+    twins = _numbered_twins(list(kinds))
+    unplaced = [n for n, k in kinds.items() if not k and n not in twins]
     other_rates = (raw.info.get("temp") or {}).get("left_out")
     if bads: yield f"marked as bad: {', '.join(bads)}"
     if other_rates:
         yield f"at another rate than the electrodes, left out: {', '.join(other_rates)}"
     if others: yield f"no electrodes, left out: {', '.join(others)}"
+    if twins: yield f"several channels of one name, left out: {', '.join(twins)}"
     if unplaced:
         yield f"{len(unplaced)} channels without a position left out: {', '.join(unplaced)}"
 
@@ -503,7 +505,7 @@ def _parts(n, sfreq, prep):
 
 # %% ../nbs/02_preprocessing.ipynb #7d2f4b17
 def _read(raw, names, first, last):
-    "Samples `first` to `last` of the channels `names` of a recording that may lie on disk, in volts."
+    "Samples `first` to `last` of the channels `names`, from memory or from disk."
     try: return raw.get_data(names, int(first), int(last), verbose="ERROR")
     except OSError as e: raise ValueError(f"the file cannot be read any more: {e}") from e
 

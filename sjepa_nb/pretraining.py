@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, schedule
@@ -39,7 +39,7 @@ from sjepa_nb.batches import (
 )
 from .contextual_encoder import set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
-from .files import make_folder, read_json, write_json, write_whole
+from .files import lock_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .model import SJEPA, SJEPAConfig
 from .store import WindowStore
@@ -392,12 +392,13 @@ class Pretraining:
         progress: bool = True,  # show bars
         workers: int | None = None,  # processes that read ahead; see `default_workers` when None
         trace: int = 0,  # steps to write a PyTorch trace of, after the first five, as `trace.json`
+        lock: FileLock | None = None,  # of `folder`, where it is held already (`files.locked`)
     ):
         _check_run(store, split, config, probes)
         self.store, self.split, self.folder, self.config = store, split, Path(folder), config
         self.probes, self.probed, self.trace = list(probes), -math.inf, trace
         self.step, self.best, self.best_epoch = 0, math.inf, -1
-        self.epoch_seconds, self.waited, self.lock = 0., 0., None
+        self.epoch_seconds, self.waited, self.lock = 0., 0., lock
         self.device, self.world = _find_device(device)
         self.workers = default_workers(self.device) if workers is None else workers
         self.progress = progress and self.world.first
@@ -428,9 +429,17 @@ def _make_model(self: Pretraining, model_config):
         self.trained = DistributedDataParallel(self.model, broadcast_buffers=False)
 
 # %% ../nbs/16_pretraining.ipynb #903eb237
+def _is_false_start(folder):
+    "Whether weights in a folder are all that is left of a run that ended before a checkpoint."
+    try:
+        told = read_json(folder / "run.json")
+        return told["epochs"] <= 1 and not told["status"].startswith("finished")
+    except (OSError, ValueError, LookupError, TypeError): return False   # no file of ours
+
 def _check_empty(folder):
     "Raise `FileExistsError` for a folder that holds a run."
-    if any(folder.glob("checkpoint*.pt")) or (folder / "model.safetensors").exists():
+    begun = any(folder.glob("checkpoint*.pt"))
+    if begun or (folder / "model.safetensors").exists() and not _is_false_start(folder):
         raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
 
 # %% ../nbs/16_pretraining.ipynb #74e1d191
@@ -445,11 +454,8 @@ def _open(self: Pretraining, resume):
 @patch
 def _take_folder(self: Pretraining, resume):
     "Lock the folder, and begin in it or go on."
-    make_folder(self.folder)
+    self.lock = lock_folder(self.folder, self.lock)
     self._open_logs()
-    self.lock = FileLock(self.folder / ".run.lock", timeout=0)
-    try: self.lock.acquire()
-    except Timeout: raise ValueError(f"another process is training in {self.folder}") from None
     try:
         if resume: self._restore(load_checkpoint(self.folder))
         else: _check_empty(self.folder)
@@ -776,8 +782,8 @@ def run(self: Pretraining) -> SJEPA:  # the best model
                 leaves = not self._epoch(stop) or stop["by"]
                 if self.step % self.batches_per_epoch == 0: self._close_epoch()
                 if leaves: self._leave(stop["by"])
-    except TrainingError as e:
-        self._report(f"stopped: {e}")
+    except Exception as e:
+        with suppress(OSError): self._report(f"stopped: {e}")   # the disk may be full
         raise
     finally:
         if self.world.first: self.lock.release()

@@ -15,7 +15,8 @@ import os
 import re
 import time
 import warnings
-from dataclasses import asdict, fields
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,11 +27,11 @@ from torch import distributed
 
 from .diagnostics import make_probe, simulated_probes
 from sjepa_nb.evaluation import (
-    NO_PRETRAINING, RESULTS, Pipeline, Task, cross_validate, default_metric, evaluate,
+    NO_PRETRAINING, RESULTS, Task, _Cell, _loaded, _reason, check_name, evaluate,
     plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores,
     summarise,
 )
-from .files import read_json, write_json, write_whole
+from .files import locked, read_json, write_json, write_whole
 from .finetuning import SJEPAClassifier
 from .local_encoder import n_tokens
 from .model import SJEPA, SJEPAConfig, shipped_models
@@ -38,13 +39,15 @@ from sjepa_nb.options import (
     Demo, Evaluate, FineTuning, Finetune, Plot, Pretrain, Trials, options_of, own_options,
     renamed,
 )
-from .preprocessing import Preprocessing, window_samples
+from .preprocessing import SFREQ, Preprocessing, window_samples
 from sjepa_nb.pretraining import (
     EPOCH_COLUMNS, Pretraining, TrainingConfig, World, plot_pretraining,
 )
 from .simulation import simulated_datasets
 from .sources import Source, file_sources, find_dataset, moabb_sources
-from .store import build_store, split_by_subject, subjects_of
+from sjepa_nb.store import (
+    WindowStore, _other_sources, _shortened, build_store, split_by_subject, subjects_of,
+)
 from .trials import EpochsFiles, FileDataset
 from .weights import from_pretrained
 
@@ -62,11 +65,14 @@ def check_device(
 
 # %% ../nbs/22_runs.ipynb #f4bfe474
 def _check_times(o):
-    "Lengths, intervals and shares that can be."
+    "Lengths, intervals, bands and shares that can be."
     if not math.isfinite(o.length) or o.length != int(o.length):
         raise ValueError(f"--length is in whole seconds, not {o.length}")
     if not 0 < o.interval < math.inf:
         raise ValueError(f"--interval is in seconds, not {o.interval}")
+    low, high = o.band
+    if not 0 < low < high < SFREQ / 2:
+        raise ValueError(f"--band is from above 0 Hz to below {SFREQ / 2:g} Hz, not {low} {high}")
     if not 0 < o.valid_share < 1:
         raise ValueError(f"--valid-share lies between 0 and 1, not {o.valid_share}")
 
@@ -94,6 +100,24 @@ def check_options(o: Pretrain):
         if value is not None and value < 0: raise ValueError(f"--{name} is 0 or more, not {value}")
     check_device(o.device)
 
+# %% ../nbs/22_runs.ipynb #47f2b700
+_OPTIONS = {"skip_bad=True": "--skip-bad", "on_missing='drop'": "--drop-unplaced",
+            "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
+            "reference=None": "--reference none", "h_freq": "the end of --band",
+            "subject_regex": "--subject-regex"}  # as a class says it → as a command does
+
+def _as_options(words):
+    "A message of a class in the words of a command."
+    for parameter, option in _OPTIONS.items():
+        words = re.sub(rf"(?<![\w-]){re.escape(parameter)}", option, words)
+    return words
+
+@contextmanager
+def _in_words_of_options():
+    "Errors of classes in the words of the command."
+    try: yield
+    except ValueError as e: raise ValueError(_as_options(str(e))) from e
+
 # %% ../nbs/22_runs.ipynb #afe57420
 def _simulated(subjects, seed):
     "The simulated datasets."
@@ -109,7 +133,9 @@ def sources_of(o: Pretrain, seed: int = 0) -> list[Source]:
     for name in o.dataset:
         datasets = _simulated(o.subjects, seed) if name == "simulated" else [name]
         for dataset in datasets: sources += moabb_sources(dataset, o.subjects)
-    if o.recordings: sources += file_sources(o.recordings, o.subject_regex)
+    with _in_words_of_options():
+        if o.recordings:
+            sources += file_sources(o.recordings, o.subject_regex, preprocessing_of(o), o.skip_bad)
     return sources
 
 # %% ../nbs/22_runs.ipynb #3cfaafdb
@@ -120,7 +146,8 @@ def _those_of(cls, options):
 def preprocessing_of(o: Pretrain) -> Preprocessing:
     "What is done to every recording."
     mine = dict(reference=None if o.reference == "none" else "average",
-                on_missing="drop" if o.drop_unplaced else "raise")
+                on_missing="drop" if o.drop_unplaced else "raise",
+                l_freq=float(o.band[0]), h_freq=float(o.band[1]))
     return Preprocessing(**_those_of(Preprocessing, o.settings), **mine)
 
 # %% ../nbs/22_runs.ipynb #33ef323e
@@ -210,7 +237,8 @@ def _absolute(given):
     "The same options, with paths that are good from any folder."
     new = dict(given)
     if given.get("store"): new["store"] = Path(given["store"]).resolve()
-    if given.get("recordings"): new["recordings"] = [Path(f).resolve() for f in given["recordings"]]
+    if given.get("recordings"):   # by the names that they were given, wherever links lead
+        new["recordings"] = [os.path.abspath(f) for f in given["recordings"]]
     return _plain(new)
 
 # %% ../nbs/22_runs.ipynb #43c6c0de
@@ -253,12 +281,18 @@ def write_command(o: Pretrain):
     kept = {k: v for k, v in options.items() if k not in (*LOCAL, "settings")}
     write_json(o.out / "command.json", _plain(kept))
 
+def _write_command_alone(o, given):
+    "The same, unless another process was in the folder before it was locked."
+    if settle(given) != o: raise ValueError(f"{o.out} has just changed: call the command again")
+    if not _begun(o.out): write_command(o)
+
 # %% ../nbs/22_runs.ipynb #07b90c8a
 def quieten():
     "Libraries keep to what a user of the commands has to know."
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="mne")
     warnings.filterwarnings("ignore", category=FutureWarning)
     mne.set_log_level("ERROR")
+    warnings.formatwarning = lambda message, *where, **more: f"{_as_options(str(message))}\n"
 
 # %% ../nbs/22_runs.ipynb #cd89238b
 def _what_runs(run, world, again):
@@ -270,14 +304,46 @@ def _what_runs(run, world, again):
     return (f"{train} windows to train on, {valid} to validate; {n:,} parameters on {run.device}, "
             f"{run.precision} feed-forward{processes}{resumed}")
 
+# %% ../nbs/22_runs.ipynb #db6b228d
+def _path_of_store(o): return o.store or o.out / "windows.zarr"
+
+def _stored(o, sources, progress):
+    "The store of windows, built or reopened."
+    return build_store(_path_of_store(o), sources, length=window_samples(o.length),
+                       interval=float(o.interval), preprocessing=preprocessing_of(o),
+                       n_jobs=o.jobs, progress=progress, skip_bad=o.skip_bad)
+
+# %% ../nbs/22_runs.ipynb #8c4e2f02
+def _own_windows(o, sources):
+    """The store of a run that goes on although recordings came or went since it began, and a line
+    about them; None and none where that is not so."""
+    if not (o.resume and _begun(o.out)): return None, ""
+    try: store = WindowStore(_path_of_store(o))
+    except ValueError: return None, ""   # to be built again
+    differ = _other_sources(store.about["sources"], {s.name: s.settings for s in sources})
+    gone = [d[5:] for d in differ if d.startswith("with ")]
+    new = [d[8:] for d in differ if d.startswith("without ")]
+    if not differ or len(gone) + len(new) < len(differ): return None, ""   # the same, or replaced
+    said = [f"{len(v)} {what} ({_shortened(v)})" for what, v in (("gone", gone), ("new", new)) if v]
+    return store, (f"of the recordings {' and '.join(said)} since this run began: "
+                   f"it goes on with the windows in {store.path}")
+
+# %% ../nbs/22_runs.ipynb #8c4e2f03
+def _sources_left(o, seed):
+    "What the options name; nothing where a run goes on whose recordings cannot be read any more."
+    try: return sources_of(o, seed)
+    except ValueError:
+        if _own_windows(o, [])[0]: return []
+        raise
+
 # %% ../nbs/22_runs.ipynb #c255c6ef
-def _prepared(o, training, sources, world):
+def _prepared(o, training, sources, world, lock=None):
     "The run, with its windows cut and its people split, said in two lines."
     say = print if world.first else lambda *a, **k: None
     bars = world.first and not o.quiet
-    store = build_store(o.store or o.out / "windows.zarr", sources, length=window_samples(o.length),
-                        interval=float(o.interval), preprocessing=preprocessing_of(o),
-                        n_jobs=o.jobs, progress=bars)
+    store, line = _own_windows(o, sources)
+    if store: say(line, flush=True)
+    with _in_words_of_options(): store = store or _stored(o, sources, bars)
     say(store.describe(), flush=True)
     valid = float(o.valid_share) if o.valid_subjects is None else o.valid_subjects
     split = split_by_subject(store.index, valid, o.test_subjects, seed=training.seed)
@@ -285,7 +351,7 @@ def _prepared(o, training, sources, world):
     again = o.resume and _begun(o.out)
     run = Pretraining(store, split, o.out, training, model_of(o), resume=again, device=o.device,
                       probes=probes_of(o, trains, training.seed), progress=bars,
-                      workers=o.workers, trace=o.profile)
+                      workers=o.workers, trace=o.profile, lock=lock)
     say(_what_runs(run, world, again), flush=True)
     return run
 
@@ -348,18 +414,20 @@ def summary(run: Pretraining):
 # %% ../nbs/22_runs.ipynb #b6498ba5
 def pretrain(
     given: dict,  # name → value, from `parse`
+    lock=None,  # of the folder, where it is held already
 ) -> Pretrain:  # the whole command
     "All of `sjepa_pretrain`."
     quieten()
     o = settle(given)
     training = training_of(o)
     model_of(o), preprocessing_of(o)
-    sources = sources_of(o, training.seed)
-    if not _begun(o.out): write_command(o)
+    sources = _sources_left(o, training.seed)
     world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run = _prepared(o, training, sources, world)
-    run.run()
-    if world.first: summary(run)
+    with locked(o.out, lock) if world.first else nullcontext() as lock:
+        if world.first: _write_command_alone(o, given)
+        run = _prepared(o, training, sources, world, lock)
+        run.run()
+        if world.first: summary(run)
     if world.size > 1: distributed.destroy_process_group()
     return o
 
@@ -383,7 +451,10 @@ def named_weights(
 ) -> tuple:  # name, and a file of weights or a model from the hub
     "What `--weights` names. Raises `ValueError` or `OSError` for what cannot be read."
     name, path = "", spec
-    if not Path(spec).exists(): name, _, path = spec.rpartition("=")
+    if not Path(spec).exists():
+        name, named, path = spec.rpartition("=")
+        if named: check_name(name)
+    if not path: raise ValueError(f"--weights {spec!r} names no weights: PATH or NAME=PATH")
     shipped = shipped_models()
     if not Path(path).exists() and path in shipped: return name or path, str(shipped[path])
     file = _file_in(path)
@@ -399,6 +470,7 @@ def weights_of(
     "What all `--weights` name. Raises `ValueError` where two have one name."
     found = [named_weights(spec) for spec in specs]
     names = [name for name, _ in found]
+    for name in names: check_name(name)
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise ValueError(f"two --weights are called {', '.join(twice)}: name them, NAME=PATH")
@@ -459,40 +531,68 @@ def classifier_settings(o: FineTuning) -> dict:
     return o.settings | device | dict(random_state=o.seed)
 
 # %% ../nbs/22_runs.ipynb #d8157135
-def _score(rows):
+def _score(folds):
     "The scores of all folds, in words."
-    folds = pd.DataFrame(rows)
-    return (f"{folds.metric[0]} {folds.score.mean():.3f} (folds {folds.score.min():.2f} to "
-            f"{folds.score.max():.2f}; chance {folds.chance[0]:.2f})")
+    return (f"{folds.metric.iloc[0]} {folds.score.mean():.3f} (folds {folds.score.min():.2f} to "
+            f"{folds.score.max():.2f}; chance {folds.chance.iloc[0]:.2f})")
+
+# %% ../nbs/22_runs.ipynb #1c22f1a2
+def _refuse_other(out, label, name):
+    "Raise `ValueError` where a folder holds classifiers that other options made."
+    if not (out / "results.csv").exists(): return
+    others = set(read_results(out / "results.csv").pipeline) - {label, name}
+    if others:
+        raise ValueError(f"{out} holds {', '.join(sorted(others))}, and --weights, --head and "
+                         f"--strategy now say {label}: choose another --out, or the same options")
 
 # %% ../nbs/22_runs.ipynb #2869463e
-def _one_subject(o, pipeline, task, subject):
-    "Rows of scores, a saved classifier, and what to say of them."
-    X, y, meta, montage = task.load(subject)
-    code = getattr(task.dataset, "code", task.dataset)
-    mine = pipeline.estimator.set_params(channels=montage, scale=task.scale)
-    sessions = "+".join(sorted(set(meta.session.astype(str))))
-    rows = cross_validate([pipeline], X, y, default_metric(task.paradigm), o.folds, o.seed,
-                          paradigm=task.name, dataset=code, subject=str(subject), session=sessions)
-    failed = [r["error"] for r in rows if r["error"]]
-    if failed: raise ValueError(f"{task.name}, subject {subject}: {failed[0]}")
-    name = task.name.replace("/", "-").replace(" ", "-")
-    file = o.out / f"{name}-{code}-{subject}.safetensors"
-    mine.fit(X, y).save(file)
-    return rows, (f"{task.name}, {code}, subject {subject}: {_score(rows)}, "
-                  f"{len(y)} trials → {file}")
+def _scored(o, name, weights, task, lock):
+    "The rows of a task of one subject: computed now, or there from an earlier call."
+    table = evaluate([task], {name: weights}, o.out, (o.head,), (o.strategy,), False, o.folds,
+                     o.seed, progress=False, lock=lock, **classifier_settings(o))
+    place = _Cell(task, task.subjects[0], name).place
+    for column, value in place.items(): table = table[table[column] == value]
+    return table
+
+def _classifier(o, weights, task):
+    "A classifier that has learned all trials of a task's one subject."
+    X, y, _, montage = _loaded(task, task.subjects[0])
+    return SJEPAClassifier(weights, o.head, o.strategy, channels=montage, scale=task.scale,
+                           **classifier_settings(o)).fit(X, y)
+
+# %% ../nbs/22_runs.ipynb #1c22f1a1
+def _one_subject(o, name, weights, task, lock):
+    "Scores and a saved classifier of a task's one subject: what to say of them, and what failed."
+    code, subject = getattr(task.dataset, "code", task.dataset), task.subjects[0]
+    who = f"{task.name}, {code}, subject {subject}"
+    folds = _scored(o, name, weights, task, lock)
+    failed = [e for e in folds.error if e]
+    if failed: return f"{who}: failed: {failed[0]}", failed[0]
+    label = task.name.replace("/", "-").replace(" ", "-")
+    file = o.out / f"{label}-{code}-{subject}.safetensors"
+    if not file.exists():
+        try: fitted = _classifier(o, weights, task)
+        except Exception as e: return f"{who}: failed: {_reason(e)}", _reason(e)
+        fitted.save(file)
+    trials = folds.trials.iloc[0] + folds.test_trials.iloc[0]
+    return f"{who}: {_score(folds)}, {trials} trials → {file}", ""
 
 # %% ../nbs/22_runs.ipynb #941efb20
-def _every_subject(o, tasks, pipeline):
-    "Scores and a classifier for each subject of each task."
-    rows = []
+def _every_subject(o, name, weights, tasks, lock):
+    "Each subject of each task; raises `ValueError` where all of them failed."
+    errors = []
     for task in tasks:
         for subject in task.subjects:
-            scores, said = _one_subject(o, pipeline, task, subject)
-            rows += scores
-            table = pd.DataFrame(rows, columns=RESULTS)
-            write_whole(o.out / "results.csv", lambda part: table.to_csv(part, index=False))
+            one = replace(task, subjects=(subject,))
+            said, error = _one_subject(o, name, weights, one, lock)
             print(said, flush=True)
+            errors.append(error)
+    failed = [e for e in errors if e]
+    if len(failed) == len(errors):
+        raise ValueError(f"no subject could be fine-tuned; the first error: {failed[0]}")
+    if failed:
+        print(f"{len(failed)} of {len(errors)} subjects failed: called again, "
+              "the command tries them again")
 
 # %% ../nbs/22_runs.ipynb #9a198185
 def finetune(o: Finetune):
@@ -501,15 +601,13 @@ def finetune(o: Finetune):
     check_device(o.device)
     if len(o.weights) > 1:
         raise ValueError("sjepa_finetune takes one --weights; sjepa_evaluate compares several")
-    if (o.out / "results.csv").exists():
-        raise FileExistsError(f"{o.out} holds results already: choose another --out")
     name, weights = next(iter(weights_of(o.weights).items()), (NO_PRETRAINING, None))
     tasks = tasks_of(o)
-    estimator = SJEPAClassifier(weights, o.head, o.strategy, **classifier_settings(o))
-    estimator._check_settings()
-    o.out.mkdir(parents=True, exist_ok=True)
-    label = f"{name}-{o.strategy}-{o.head}"
-    _every_subject(o, tasks, Pipeline(label, estimator, name, o.head, o.strategy))
+    SJEPAClassifier(weights, o.head, o.strategy, **classifier_settings(o))._check_settings()
+    if o.folds < 2: raise ValueError(f"at least 2 folds are needed, not {o.folds}")
+    with locked(o.out) as lock:
+        _refuse_other(o.out, f"{name}-{o.strategy}-{o.head}", name)
+        _every_subject(o, name, weights, tasks, lock)
 
 # %% ../nbs/22_runs.ipynb #6b840881
 def write_figures(
@@ -619,6 +717,15 @@ def verdict(
     return "\n".join(lines)
 
 # %% ../nbs/22_runs.ipynb #2d37881b
+def _short_run(o, given, lock) -> int:  # its seed
+    "The short pre-training, or what is left of it."
+    told = _begun(o.out)
+    say = "going on with the run that is there" if told else "a short run"
+    print(f"S-JEPA on simulated EEG, in {o.out}/: {say}", flush=True)
+    asked = {k: v for k, v in given.items() if k != "subjects"}
+    run = pretrain(({} if told else SHORT) | asked | dict(out=o.out, resume=told), lock)
+    return run.settings["seed"]
+
 def _test_encoders(o, seed):
     "The shipped model, the short one and a random one, beside the baselines."
     weights = [f"shipped={SHIPPED}", f"short={o.out}"]
@@ -640,13 +747,11 @@ def demonstrate(
     if o.seed == 1:
         raise ValueError("--seed 1 is the population that the shipped model was trained on: "
                          "choose another")
-    told = _begun(o.out)
-    say = "going on with the run that is there" if told else "a short run"
-    print(f"S-JEPA on simulated EEG, in {o.out}/: {say}", flush=True)
-    asked = {k: v for k, v in given.items() if k != "subjects"}
-    run = pretrain(({} if told else SHORT) | asked | dict(out=o.out, resume=told))
-    print("\nFrozen encoders, for people whom no pre-training has seen", flush=True)
-    _test_encoders(o, run.settings["seed"])
+    TrainingConfig(steps=o.steps, seed=o.seed)   # refused before the folder is made
+    with locked(o.out) as lock:
+        seed = _short_run(o, given, lock)
+        print("\nFrozen encoders, for people whom no pre-training has seen", flush=True)
+        _test_encoders(o, seed)
     minutes = (time.monotonic() - start) / 60
     print(f"\n  in all {minutes:.1f} minutes. Simulated recordings: for real ones, see the "
           "page of evidence.")

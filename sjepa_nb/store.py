@@ -186,11 +186,14 @@ def _is_whole(folder, plan):
     except (OSError, ValueError, KeyError): return False
 
 # %% ../nbs/04_store.ipynb #f2147b15
+def _note(draft, name, settings):
+    "The file in which the runs of a source are noted that is done."
+    return draft / f"source-{zlib.crc32(json.dumps([name, settings]).encode()):08x}.json"
+
 def _write_source(source, draft, plan, prep):
     """Write all runs of one source that are not there yet; returns their keys, and a line for each
     run that cannot be used."""
-    told = json.dumps([source.name, source.settings]).encode()
-    done = draft / f"source-{zlib.crc32(told):08x}.json"
+    done = _note(draft, source.name, source.settings)
     if done.exists(): return read_json(done), []
     keys, troubles = [], []
     try:
@@ -284,16 +287,18 @@ def _write_sources(sources, draft, plan, prep, n_jobs, progress):
     return sum(keys, []), sum(troubles, [])
 
 # %% ../nbs/04_store.ipynb #6e372a2a
-def _build(path, plan, sources, prep, n_jobs, progress, skip_bad):
-    "Build in `path.partial`, then rename."
+def _build(path, plan, sources, prep, n_jobs, progress, skip_bad, old=None):
+    "Build in `path.partial`, then rename, or move what is new into the store `old` that is there."
     draft = path.with_name(path.name + ".partial")
     _begin(draft, plan)
+    if old: _take_over(old, draft, plan)
     keys, troubles = _write_sources(sources, draft, plan, prep, n_jobs, progress)
     if troubles and not (skip_bad and keys):
         raise ValueError(_all_told(troubles, keys, "; the others are done"))
     about = _describe_store(draft, plan, sources, keys)
     if troubles: about["left_out"] = troubles
     _finish(draft, about, keys)
+    if old: return _move_in(draft, path, old, keys)
     if path.exists(): shutil.rmtree(path)
     os.replace(draft, path)
 
@@ -356,6 +361,49 @@ def montage(self: WindowStore) -> Montage:
     for m in self.montages[1:]: res = res.union(m)
     return res
 
+# %% ../nbs/04_store.ipynb #3f5a8c02
+def _link(run, folder):
+    "The run at `run` at `folder` too, whole or not at all: the same files where disks allow it."
+    def link(a, b):
+        try: os.link(a, b)
+        except OSError: shutil.copy2(a, b)
+    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        shutil.copytree(run, temp / "run", copy_function=link)
+        os.replace(temp / "run", folder)
+    finally: shutil.rmtree(temp, ignore_errors=True)
+
+# %% ../nbs/04_store.ipynb #3f5a8c03
+def _take_over(store, draft, plan):
+    "Link the runs of a store into the draft of a larger one, and note which sources are done."
+    about, keys = store.about, {name: [] for name in store.about["sources"]}
+    for run in about["runs"]:
+        key = run["recording"]
+        if not _is_whole(draft / key, plan): _link(store.path / key, draft / key)
+        who = f"{run['dataset']}/{run['subject']}"   # names of sources are one of these two
+        owner = {f"{who}/{run['session']}/{run['run']}", who} & set(keys)
+        if len(owner) == 1: keys[owner.pop()].append(key)
+    told = sum(map(len, keys.values())) == len(about["runs"])
+    if "left_out" in about or not told: return   # those are read again
+    for name, its in keys.items():
+        if its: write_json(_note(draft, name, about["sources"][name]), its)
+
+# %% ../nbs/04_store.ipynb #3f5a8c05
+def _move_in(draft, path, store, keys):
+    "Move what is new in a finished draft into the store at `path`."
+    there = {run["recording"] for run in store.about["runs"]}
+    for key in keys:
+        if key in there: continue
+        if (path / key).exists(): shutil.rmtree(path / key)   # of an interrupted move
+        os.replace(draft / key, path / key)
+    os.replace(draft / "zarr.json", path / "zarr.json")
+    shutil.rmtree(draft)
+
+def _tidy(path):
+    "Remove what is left of a draft that was finished and moved in."
+    draft = path.with_name(path.name + ".partial")
+    if not (draft / "plan.json").exists(): shutil.rmtree(draft, ignore_errors=True)
+
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
     "How the plan differs from that of a store with the description `old`, in words."
@@ -386,10 +434,12 @@ def _refuse_other(store, plan, sources):
                      "choose another path, or overwrite=True")
 
 # %% ../nbs/04_store.ipynb #1d30f235
-def _is_of(store, plan, sources):
-    "Whether a store was built by exactly this plan from exactly these sources."
-    if store.about["sources"] != {s.name: s.settings for s in sources}: return False
-    return all(store.about.get(k) == v for k, v in plan.items())
+def _is_of(store, plan, sources, less=False):
+    """Whether a store was built by exactly this plan from exactly these sources, or from `less` of
+    them."""
+    old, new = store.about["sources"].items(), {s.name: s.settings for s in sources}.items()
+    same = old < new if less else old == new
+    return same and all(store.about.get(k) == v for k, v in plan.items())
 
 # %% ../nbs/04_store.ipynb #00f80352
 @contextmanager
@@ -407,6 +457,17 @@ def _in_words(path):
             raise OSError(e.errno, f"cannot write the store {path} ({why})") from e
         raise
 
+# %% ../nbs/04_store.ipynb #3f5a8c06
+@contextmanager
+def _alone(path):
+    "Hold the lock of a store; of one that is there and cannot be written, nobody needs it."
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try: lock.acquire()
+    except OSError as e:
+        if not (path.exists() and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS)): raise
+    try: yield
+    finally: lock.release()
+
 # %% ../nbs/04_store.ipynb #401ee58f
 def build_store(
     path,  # of the store, a folder
@@ -421,8 +482,9 @@ def build_store(
 ):  # the WindowStore
     """Cut the windows of all `sources` into a store on disk.
 
-    An interrupted build goes on where it stopped; a complete one is reopened. Raises `ValueError`
-    with a line for each recording that cannot be used, when the others are done."""
+    An interrupted build goes on where it stopped; a complete one is reopened, and sources that it
+    does not have are added. Raises `ValueError` with a line for each recording that cannot be
+    used, when the others are done."""
     plan = _plan(length, interval, preprocessing)
     how = dict(prep=preprocessing, n_jobs=n_jobs, progress=progress, skip_bad=skip_bad)
     return _locked(Path(path), plan, sources, overwrite, how)
@@ -434,7 +496,7 @@ def _locked(path, plan, sources, overwrite, how):
     if not sources: raise ValueError("no sources given")
     with _in_words(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with _alone(path):
             return _build_or_open(path, plan, sources, overwrite, **how)
 
 # %% ../nbs/04_store.ipynb #20ffbe00
@@ -442,8 +504,10 @@ def _build_or_open(path, plan, sources, overwrite, **how):
     "The store at `path`, which nobody else builds meanwhile."
     if path.exists():
         store = WindowStore(path)   # raises if it is something else: it is left alone
-        if not overwrite or _is_of(store, plan, sources):
+        if _is_of(store, plan, sources, less=True): how["old"] = store
+        elif not overwrite or _is_of(store, plan, sources):
             _refuse_other(store, plan, sources)
+            _tidy(path)
             return store
     _build(path, plan, sources, **how)
     return WindowStore(path)
@@ -542,7 +606,7 @@ def describe(self: WindowStore) -> str:
     runs, prep = self.about["runs"], self.about["preprocessing"]
     people = sorted(subjects_of(self.index).unique()) if len(self) else []
     datasets = ", ".join(dict.fromkeys(r["dataset"] for r in runs))
-    rules = " and ".join(self.about.get("subjects_by", ()))
+    rules = "; ".join(self.about.get("subjects_by", ()))
     sizes = ", ".join(f"{len(m)} channels" for m in self.montages)
     notes = Counter(n for r in runs for n in r["notes"])
     return "\n".join([
@@ -557,7 +621,7 @@ def describe(self: WindowStore) -> str:
         *[f"left out: {line}" for line in self.about.get("left_out", ())]])
 
 # %% ../nbs/04_store.ipynb #709e97d7
-def _shortened(names, most=8):
+def _shortened(names, most=40):
     "A list of names in words, its middle left out where it is long."
     if len(names) > most: names = [*names[:most - 2], "…", names[-1]]
     return ", ".join(names)

@@ -1,5 +1,6 @@
 """Recordings, windows, trials and the store: on made-up recordings, on files in the layout of
 OpenBMI, and on real recordings where MNE_DATA has them."""
+import errno
 import json
 import multiprocessing
 import os
@@ -678,7 +679,7 @@ def test_paths_that_are_taken(whole, tmp_path):
         (dict(length=4.), "length 152, now 536"),
         (dict(interval=3.), "interval 2.0, now 3.0"),
         (dict(preprocessing=Preprocessing(reference=None)), "reference 'average', now None"),
-        (dict(sources=made_sources("1234")), "without made/4"),
+        (dict(sources=made_sources("124")), "without made/4; with made/3"),
         (dict(sources=made_sources("12")), "with made/3"),
         (dict(sources=changed), "made/1 has other options"),
     ]:
@@ -707,6 +708,86 @@ def test_sources_that_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no window at all: 6 runs"):
         build(tmp_path / "u", interval=100.)
     assert not any((tmp_path / n).exists() for n in "stu")
+
+
+def unreadable(subjects):
+    return [Source(f"made/{s}", "0", None) for s in subjects]
+
+
+def test_more_sources_are_added(whole, tmp_path):
+    """A store to which a source is added has the bytes of one that was built of all, and nothing
+    is read again; with fewer, or of another plan, it is left alone."""
+    path, second = tmp_path / "store", made_sources("2")
+    build(path, made_sources("13"))
+    before = tree(path)
+    sources = [*unreadable("1"), *second, *unreadable("3")]
+    with pytest.raises(ValueError, match="interval 2.0, now 3.0; without made/2"):
+        build(path, sources, interval=3.)
+    broken = [*unreadable("13"), Source("made/2", "0", partial(make_runs, "2", unit=1.))]
+    with pytest.raises(ValueError, match="made/2, session 0, run 0: median SD"):
+        build(path, broken)
+    assert tree(path) == before
+    assert len(build(path, sources)) == 120
+    assert tree(path) == tree(whole) and {p.name for p in tmp_path.iterdir()} <= {"store", ".store.lock"}
+    with pytest.raises(ValueError, match="with made/2"): build(path, unreadable("13"))
+
+
+def test_added_to_what_names_do_not_tell(tmp_path, monkeypatch):
+    "Where a source's name says nothing of its runs they are read again, and not cut again."
+    a = Source("a", "0", made_sources("1")[0].read)
+    build(tmp_path / "store", [a])
+    made, original = [], sjepa_nb.store._write_run
+    monkeypatch.setattr(sjepa_nb.store, "_write_run",
+                        lambda folder, *rest: made.append(folder.name) or original(folder, *rest))
+    build(tmp_path / "store", [a, *made_sources("2")])
+    assert made == ["made_sub-2_ses-0_run-0", "made_sub-2_ses-0_run-1"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_killed_while_adding(whole, tmp_path, before):
+    "Whenever it is killed, the store is the one that it was or the larger one."
+    expected, killed = tree(whole), 0
+    build(tmp_path / "small", made_sources("13"))
+    for moment in [4, 24, 40, *range(45, 50)]:
+        path = tmp_path / f"store{moment}"
+        shutil.copytree(tmp_path / "small", path)
+        child = fork.Process(target=_die_at, args=(path, moment, before))
+        child.start()
+        child.join(60)
+        killed += child.exitcode == -signal.SIGKILL
+        store = WindowStore(path)
+        assert len(store) in (80, 120) and store.verify() == []
+        build(path)
+        assert tree(path) == expected, f"killed at {moment}"
+        assert not path.with_name(path.name + ".partial").exists()
+    assert killed > 6
+
+
+def read_only(folder, monkeypatch):
+    "As if nothing under `folder` could be written."
+    def refusing(call, writes):
+        def wrapped(path, *a, **kw):
+            inside = isinstance(path, (str, os.PathLike)) and str(path).startswith(str(folder))
+            if inside and writes(*a): raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return call(path, *a, **kw)
+        return wrapped
+    flags = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+    monkeypatch.setattr(os, "open", refusing(os.open, lambda mode=0, *a: mode & flags))
+    for name in ("mkdir", "replace", "unlink", "link"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name), lambda *a: True))
+
+
+def test_a_store_on_a_disk_that_cannot_be_written(whole, tmp_path, monkeypatch):
+    "It is opened where it is complete, and refused in words where it would have to grow."
+    (tmp_path / "disk").mkdir()
+    shutil.copytree(whole, tmp_path / "disk/store")
+    read_only(tmp_path / "disk", monkeypatch)
+    store = build(tmp_path / "disk/store", unreadable("123"))
+    assert len(store.read(range(120))) == 120
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["store"]
+    for path, sources in (("store", "1234"), ("other", "123")):
+        with pytest.raises(OSError, match=f"cannot write the store .*{path} .Read-only"):
+            build(tmp_path / "disk" / path, made_sources(sources))
 
 
 def _small_files(path, messages):

@@ -168,7 +168,7 @@ def test_an_interrupted_sweep_goes_on(weights, tasks, table, tmp_path, monkeypat
     assert len(done) == 6  # cells, none of them twice
     both = whole.merge(table, on=["pipeline", "subject", "fold"])
     assert len(whole) == len(table) == len(both) and np.allclose(both.score_x, both.score_y)
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {"results.csv", "sweep.json"}
+    assert {p.name for p in (tmp_path / "s").glob("[!.]*")} == {"results.csv", "sweep.json"}
 
 
 def test_the_table_is_in_the_order_of_the_sweep(weights, tasks, tmp_path):
@@ -372,7 +372,7 @@ def test_finetune(weights, tmp_path, capfd):
     assert clf.predict(X).shape == y.shape and set(clf.classes_) == set(y)
     assert len(read_results(out / "results.csv")) == 2
     code, _, err = call(capfd, sjepa_finetune, "--out", out)
-    assert code == 2 and "holds results already" in err
+    assert code == 2 and "now say no-pre-training-full-pre-local" in err
 
 
 def test_evaluate_and_plot(weights, tmp_path, capfd):
@@ -384,7 +384,7 @@ def test_evaluate_and_plot(weights, tmp_path, capfd):
     assert code == 0, err
     assert "1s-60%-new-pre-local" in said and "chance" in said and "CSP + LDA" in said
     plots = {"ranking.png", "scores.png"}
-    assert {p.name for p in sweep.iterdir()} == {"results.csv", "sweep.json"} | plots
+    assert {p.name for p in sweep.glob("[!.]*")} == {"results.csv", "sweep.json"} | plots
     code, _, _ = call(capfd, sjepa_plot, sweep, "--out", figures)
     assert code == 0 and {p.name for p in figures.iterdir()} == plots
     code, _, err = call(capfd, sjepa_plot, tmp_path)

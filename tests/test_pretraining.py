@@ -154,7 +154,7 @@ def test_the_same_windows_or_none(begin, store, tmp_path):
     one process at a time."""
     run = begin()
     first_step(run)
-    with pytest.raises(ValueError, match="another process is training"): begin(resume=True)
+    with pytest.raises(ValueError, match="another process is at work"): begin(resume=True)
     run.lock.release()
 
     def make(train, valid, resume, folder="other"):
@@ -306,6 +306,26 @@ def test_a_full_disk(undisturbed, tmp_path):
     for halves in ("*.pt", "*.safetensors", ".*part"): assert not list(out.glob(halves))
     go_on(out)  # with room again
     assert_same_run(whole, out)
+
+
+def test_weights_without_a_checkpoint_are_a_false_start(begin, tmp_path, monkeypatch):
+    "The disk is full, or a kill comes, between the first weights and the first checkpoint."
+    out, about = tmp_path / "run", tmp_path / "run" / "run.json"
+    def no_room(run): raise OSError("could not write checkpoint.new.pt")
+    with monkeypatch.context() as m:
+        m.setattr(Pretraining, "_save", no_room)
+        with pytest.raises(OSError): begin().run()
+    told = json.loads(about.read_text())
+    assert told["status"] == "stopped: could not write checkpoint.new.pt"
+    assert (out / "model.safetensors").exists() and not list(out.glob("*.pt"))
+    begin().lock.release()
+    about.write_text(json.dumps(told | dict(status="running", epochs=0)))  # what a kill leaves
+    begin().run()
+    assert json.loads(about.read_text())["status"] == "finished"
+    for checkpoint in out.glob("*.pt"): checkpoint.unlink()  # to save room
+    for damage in (lambda: None, lambda: about.write_text("[]"), about.unlink):
+        damage()
+        with pytest.raises(FileExistsError, match="holds a run already"): begin()
 
 
 @pytest.mark.parametrize("words, said", [

@@ -2,6 +2,7 @@
 nothing, with the right value."""
 import json
 import os
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,16 @@ import pytest
 import requests
 from moabb.datasets.base import BaseDataset
 
+from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
 from sjepa_nb.sources import Source, _whose, file_sources
 from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
 from sjepa_nb.trials import _mark_defects, load_trials
-from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
+from sjepa_nb.montage import (
+    HEAD_RADIUS, LEE2019_CHANNELS, canonical_name, named_montage, other_kind, recording_montage,
+)
 
 T19 = tuple("Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fz Cz Pz".split())
 CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
@@ -56,7 +60,7 @@ def build(folder, files, interval=2.):
 @pytest.mark.parametrize("name, place", [
     ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"),
     ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"), ("EEG T3-REF", "T7"), ("A1", "A1"),
-    ("EEG A1-REF", "A1"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
+    ("EEG A1-REF", "A1"), ("Fp1 REF", "Fp1"), ("EEG Cz LE", "Cz"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
 def test_references_in_names(name, place):
     assert canonical_name(name) == place
 
@@ -71,6 +75,25 @@ def test_channels_that_are_no_electrodes_are_named_and_left_out():
     assert all(n in rec.notes[0] for n in beside)
     clean = raw.copy().pick(raw.ch_names[:19])
     np.testing.assert_array_equal(rec.data, preprocess(clean).data)
+
+
+@pytest.mark.parametrize("suffix", ["-G2", "-AA", " REF", "-(A1+A2)/2", "-Vref", "-Pz"])
+def test_what_all_names_share_behind_the_hyphen_is_the_reference(suffix):
+    names = [n for n in T19 if n != "Pz"]
+    raw = noise([f"{n}{suffix}" for n in names] + [f"EKG1{suffix}"])
+    rec = preprocess(raw)
+    assert rec.montage.names == tuple(names)
+    assert rec.notes == (f"no electrodes, left out: EKG1{suffix} (ECG)",)
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("VEOU", "EOG"), ("HEOL", "EOG"), ("VEO", "EOG"), ("EEG LUC-LE", "EOG"),
+    ("PTAF", "respiration"), ("PlethWV", "ECG"), ("EEG Mark1", "stimulus or marker"),
+    ("INTERPOLATED", "stimulus or marker"), ("RAW_CQ", "input beside the electrodes"),
+    ("Cz-0", None), ("X1", None), ("CB1", None), ("O2-P4", None), ("O2-G2", None),
+    ("O2 sat", "oxygen"), ("SaO2", "oxygen")])
+def test_kinds_by_name(name, kind):
+    assert other_kind(name) == kind
 
 
 def test_names_that_say_nothing_are_still_refused():
@@ -164,7 +187,8 @@ def test_dates_with_dots_tell_runs_apart(tmp_path):
 
 
 def test_a_long_list_of_subjects_is_shortened():
-    assert _shortened([f"d/{i}" for i in range(20)]) == "d/0, d/1, d/2, d/3, d/4, d/5, …, d/19"
+    assert _shortened(list("abcdef"), 4) == "a, b, …, f"
+    assert "…" not in _shortened([f"d/{i}" for i in range(40)])
 
 
 # ---------------------------------------------------------------- cuts
@@ -434,10 +458,12 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     rng = np.random.default_rng(0)
     signals = [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)]
     path = edf(tmp_path / "s1.edf", signals)
+    rec = preprocess(read_one(path))
+    assert rec.montage.names == tuple(n for n in T19 if n != "Fz")
+    assert rec.notes == ("several channels of one name, left out: Fz-0, Fz-1",)
+    every = edf(tmp_path / "s2.edf", [(n, rng.normal(size=4000) * 10, 200) for n in ["Fz"] * 2])
     said = "several channels of one name, numbered by the reader: Fz-0, Fz-1"
-    with pytest.raises(ValueError, match=said): preprocess(read_one(path))
-    rec = preprocess(read_one(path), Preprocessing(on_missing="drop"))
-    assert "Fz" not in rec.montage.names and "Fz-0, Fz-1" in rec.notes[0]
+    with pytest.raises(ValueError, match=said): preprocess(read_one(every))
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
     path.write_bytes(content)
@@ -511,6 +537,86 @@ def test_what_headers_tell_is_told_of_all_files_before_one_is_read(tmp_path):
     assert [s.name.split("/")[1] for s in sources] == ["s1"]
     with pytest.raises(ValueError, match="s2_raw.fif: a recording at 64 Hz[^\n]*Hz. or leave it out$"):
         file_sources([slow], preprocessing=Preprocessing(), skip_bad=True)   # nothing would be left
+
+
+def pretrain_on(capsys, *argv):
+    "The code of a command, what it says, and what is wrong."
+    code = sjepa_pretrain(["--recordings", *map(str, argv), "--steps", "1", "--size", "2/8/64",
+                           "--length", "1", "--interval", "2", "--quiet"])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_the_command_goes_on_without_bad_recordings_when_it_is_told_to(tmp_path, capsys):
+    for i in range(3): save_noise(tmp_path / f"in/s{i}_raw.fif", seconds=20, seed=i)
+    save_noise(tmp_path / "in/s3_raw.fif", seconds=20, sd=0.)
+    save_noise(tmp_path / "in/s4_raw.fif", seconds=20, names=["Cz", "Pz", "Q7"])
+    (tmp_path / "in/s5.edf").touch()
+    run = [tmp_path / "in", "--out", tmp_path / "out"]
+    code, _, wrong = pretrain_on(capsys, *run)
+    first, *lines = wrong.splitlines()
+    assert code == 2 and "leave them out (--skip-bad)" in first and len(lines) == 2
+    assert lines[0].endswith("or drop them (--drop-unplaced)") and lines[1].endswith("is empty")
+    code, said, warned = pretrain_on(capsys, *run, "--skip-bad", "--band", 1, 30)
+    assert code == 0 and "1-30 Hz" in said and "3 subjects" in said
+    assert f"left out: in/s3/0/s3_raw, session 0, run s3_raw: no signal" in said
+    told = json.loads((tmp_path / "out/command.json").read_text())
+    assert told["skip_bad"] and told["band"] == [1., 30.]
+    assert told["recordings"] == [str(tmp_path / "in")]
+
+
+def test_a_run_goes_on_without_its_recordings(tmp_path, capsys):
+    """They moved, and new ones came: the store is whole, and stays as it is. Without the store
+    there is no way on, and a replaced recording is another one."""
+    recordings, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i)
+    assert pretrain_on(capsys, recordings, "--out", out)[0] == 0
+    store = {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    (recordings / "s0_raw.fif").rename(tmp_path / "s0_raw.fif")
+    save_noise(recordings / "s7_raw.fif", seconds=20, seed=7)
+
+    def go_on():
+        code = sjepa_pretrain(["--resume", "--out", str(out), "--quiet"])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    code, said, _ = go_on()
+    assert code == 0 and "finished" in said
+    assert said.startswith("of the recordings 1 gone (in/s0/0/s0_raw) and 1 new (in/s7/0/s7_raw) "
+                           f"since this run began: it goes on with the windows in {out}")
+    for path in recordings.iterdir(): path.unlink()
+    code, said, _ = go_on()
+    assert code == 0 and said.startswith("of the recordings 3 gone (in/s0/0/s0_raw, in/s1")
+    assert store == {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i + 1)
+    code, _, wrong = go_on()
+    assert code == 2 and "has other options or another content" in wrong
+    shutil.rmtree(recordings)
+    (out / "windows.zarr").rename(tmp_path / "elsewhere")
+    code, _, wrong = go_on()
+    assert code == 2 and f"{recordings}" in wrong
+
+
+def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
+    for i in range(2): save_noise(tmp_path / f"in/s{i}_raw.fif", seconds=20, seed=i, sd=1e7)
+    run = [tmp_path / "in", "--out", tmp_path / "out"]
+    code, _, wrong = pretrain_on(capsys, *run)
+    assert code == 2 and "say that these are microvolts (--unit uV)" in wrong
+    assert "--scale implausible" in wrong
+    code, said, _ = pretrain_on(capsys, *run, "--unit", "uV", "--band", 40, 30)
+    assert code == 2
+    assert pretrain_on(capsys, *run, "--unit", "uV")[0] == 0
+
+
+def test_one_name_at_two_places_is_told_before_a_build(tmp_path):
+    for i in range(2):
+        raw = noise(T19 + ("X1",), seconds=5)
+        places = named_montage(T19).positions * HEAD_RADIUS
+        places = {n: p for n, p in zip(T19, places)} | {"X1": [.02, .09 * (-1)**i, .03]}
+        raw.set_montage(mne.channels.make_dig_montage(places), verbose="ERROR")
+        raw.save(tmp_path / f"s{i}_raw.fif", verbose="ERROR")
+    with pytest.raises(ValueError, match="s1_raw.fif: the same name at different places.*: X1; ren"):
+        file_sources(tmp_path, preprocessing=Preprocessing())
 
 
 # ---------------------------------------------------------------- folders and BIDS

@@ -72,6 +72,7 @@ def test_site_configuration_is_the_one_at_the_top(site):
     cfg = merged(site[0] / "_proc")
     for k, v in yaml.safe_load((ROOT / "_quarto.yml").read_text(encoding="utf-8")).items():
         assert merged(site[0] / "_proc").keys() >= {k} and (isinstance(v, dict) or cfg[k] == v)
+    assert cfg["project"].pop("resources") == [cfg["website"]["image"]]
     assert cfg["project"] == {"type": "website", "output-dir": "_docs"}
     assert cfg["website"]["title"] == "sjepa_nb" and cfg["execute"] == {"enabled": False}
     named = [cfg["format"]["html"]["css"], cfg["website"]["favicon"], cfg["website"]["image"]]

@@ -15,6 +15,7 @@ import http.server
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -135,8 +136,9 @@ class Browser:
 
     def hear(self):
         while b"\0" not in self.unread:
-            heard = os.read(self.back, 1 << 20)
-            if not heard: raise RuntimeError("Chromium ended")
+            ready, _, _ = select.select([self.back], [], [], 120)
+            heard = os.read(self.back, 1 << 20) if ready else b""
+            if not heard: raise RuntimeError("Chromium ended, or says nothing for two minutes")
             self.unread += heard
         message, _, self.unread = self.unread.partition(b"\0")
         return json.loads(message)
