@@ -115,7 +115,9 @@ class Recordings:
     valid_share: float = .15  # share of the subjects to validate on
     test_subjects: list[str] = ()  # subjects to keep out of the pre-training altogether
     reference: Literal["average", "none"] = "average"  # average reference, or as recorded
-    band: tuple[float, float] = (.5, 40.)  # Hz, from and to, that the filter keeps
+    # Hz, from and to, that the filter keeps;
+    # sjepa_finetune and sjepa_evaluate filter trials to 0.5-40 Hz
+    band: tuple[float, float] = (.5, 40.)
     drop_unplaced: bool = False  # leave out channels without a position, rather than stop
     # leave out recordings that cannot be used, and say which, rather than stop
     skip_bad: bool = False
@@ -289,7 +291,7 @@ class Pretrain(Recordings, Windows, Network, Training, Probes, Machine, Run):
     epilog = """examples:
   sjepa_pretrain --dataset simulated --length 1 --epochs 20 --out first_run
   sjepa_pretrain --dataset PhysionetMI --subjects 1 2 3 4 --valid-subjects 4 --length 16 --out run
-  sjepa_pretrain --recordings data/*.edf more/*.fif --scale implausible --out mine
+  sjepa_pretrain --recordings day1.edf clinic/ bids_dataset/ --skip-bad --out mine
   sjepa_pretrain --resume --out run
   torchrun --nproc-per-node 4 --max-restarts 3 --no-python sjepa_pretrain --dataset Lee2019_MI
 

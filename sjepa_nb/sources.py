@@ -22,7 +22,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
-from .montage import canonical_name
+from .montage import Montage, canonical_name
 from .preprocessing import _CUT, Preprocessing, _is_long, placed_channels
 
 # %% ../nbs/03_sources.ipynb #1a99944a
@@ -400,24 +400,27 @@ def _check_regex(subject_regex):
 
 # %% ../nbs/03_sources.ipynb #d093c18e
 def _looked_at(path, subject_regex, prep):
-    "Whose a file is, by which rule, and the other files that it consists of."
+    "Whose a file is, by which rule; the other files that it consists of; its montage, for `prep`."
     raw = _open_recording(path)
-    if prep: placed_channels(raw.info, prep)
+    montage = placed_channels(raw.info, prep)[0] if prep else None
     parts = {Path(f).resolve() for f in raw.filenames if f} - {path.resolve()}
-    return _whose(path, subject_regex), parts
+    return _whose(path, subject_regex), parts, montage
 
 # %% ../nbs/03_sources.ipynb #65c82360
 def _sorted_out(files, subject_regex, prep):
     "The files that can be used, path → (labels, rule), and a line for each of the others."
-    good, trouble, parts, seen = {}, [], set(), set()
+    good, trouble, parts, seen, places = {}, [], set(), set(), Montage((), ())
     for f in files:
         try:
-            whose, more = _looked_at(f, subject_regex, prep)
+            whose, more, montage = _looked_at(f, subject_regex, prep)
             if f.resolve() in seen: raise ValueError("given twice")
-            good[f] = whose
-            parts |= more
-            seen.add(f.resolve())
-        except ValueError as e: trouble.append((f, e))
+            if montage: places = places.union(montage)   # raises for one name at two places
+        except ValueError as e:
+            trouble.append((f, e))
+            continue
+        good[f] = whose
+        parts |= more
+        seen.add(f.resolve())
     lines = [f"{f}: {why}" for f, why in trouble if f.resolve() not in parts]
     return {f: v for f, v in good.items() if f.resolve() not in parts}, lines
 

@@ -22,7 +22,9 @@ from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
 from sjepa_nb.trials import _mark_defects, load_trials
-from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
+from sjepa_nb.montage import (
+    HEAD_RADIUS, LEE2019_CHANNELS, canonical_name, named_montage, other_kind, recording_montage,
+)
 
 T19 = tuple("Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fz Cz Pz".split())
 CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
@@ -620,6 +622,17 @@ def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
     code, said, _ = pretrain_on(capsys, *run, "--unit", "uV", "--band", 40, 30)
     assert code == 2
     assert pretrain_on(capsys, *run, "--unit", "uV")[0] == 0
+
+
+def test_one_name_at_two_places_is_told_before_a_build(tmp_path):
+    for i in range(2):
+        raw = noise(T19 + ("X1",), seconds=5)
+        places = named_montage(T19).positions * HEAD_RADIUS
+        places = {n: p for n, p in zip(T19, places)} | {"X1": [.02, .09 * (-1)**i, .03]}
+        raw.set_montage(mne.channels.make_dig_montage(places), verbose="ERROR")
+        raw.save(tmp_path / f"s{i}_raw.fif", verbose="ERROR")
+    with pytest.raises(ValueError, match="s1_raw.fif: the same name at different places.*: X1; ren"):
+        file_sources(tmp_path, preprocessing=Preprocessing())
 
 
 # ---------------------------------------------------------------- folders and BIDS
