@@ -286,48 +286,6 @@ def _write_sources(sources, draft, plan, prep, n_jobs, progress):
         raise
     return sum(keys, []), sum(troubles, [])
 
-# %% ../nbs/04_store.ipynb #3f5a8c02
-def _link(run, folder):
-    "The run at `run` at `folder` too, whole or not at all: the same files where disks allow it."
-    def link(a, b):
-        try: os.link(a, b)
-        except OSError: shutil.copy2(a, b)
-    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        shutil.copytree(run, temp / "run", copy_function=link)
-        os.replace(temp / "run", folder)
-    finally: shutil.rmtree(temp, ignore_errors=True)
-
-# %% ../nbs/04_store.ipynb #3f5a8c03
-def _take_over(store, draft, plan):
-    "Link the runs of a store into the draft of a larger one, and note which sources are done."
-    about, keys = store.about, {name: [] for name in store.about["sources"]}
-    for run in about["runs"]:
-        key = run["recording"]
-        if not _is_whole(draft / key, plan): _link(store.path / key, draft / key)
-        who = f"{run['dataset']}/{run['subject']}"   # names of sources are one of these two
-        owner = {f"{who}/{run['session']}/{run['run']}", who} & set(keys)
-        if len(owner) == 1: keys[owner.pop()].append(key)
-    if "left_out" in about or sum(map(len, keys.values())) < len(about["runs"]): return   # read again
-    for name, its in keys.items():
-        if its: write_json(_note(draft, name, about["sources"][name]), its)
-
-# %% ../nbs/04_store.ipynb #3f5a8c05
-def _move_in(draft, path, store, keys):
-    "Move what is new in a finished draft into the store at `path`."
-    there = {run["recording"] for run in store.about["runs"]}
-    for key in keys:
-        if key in there: continue
-        if (path / key).exists(): shutil.rmtree(path / key)   # of an interrupted move
-        os.replace(draft / key, path / key)
-    os.replace(draft / "zarr.json", path / "zarr.json")
-    shutil.rmtree(draft)
-
-def _tidy(path):
-    "Remove what is left of a draft that was finished and moved in."
-    draft = path.with_name(path.name + ".partial")
-    if not (draft / "plan.json").exists(): shutil.rmtree(draft, ignore_errors=True)
-
 # %% ../nbs/04_store.ipynb #6e372a2a
 def _build(path, plan, sources, prep, n_jobs, progress, skip_bad, old=None):
     "Build in `path.partial`, then rename, or move what is new into the store `old` that is there."
@@ -403,6 +361,49 @@ def montage(self: WindowStore) -> Montage:
     for m in self.montages[1:]: res = res.union(m)
     return res
 
+# %% ../nbs/04_store.ipynb #3f5a8c02
+def _link(run, folder):
+    "The run at `run` at `folder` too, whole or not at all: the same files where disks allow it."
+    def link(a, b):
+        try: os.link(a, b)
+        except OSError: shutil.copy2(a, b)
+    temp = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        shutil.copytree(run, temp / "run", copy_function=link)
+        os.replace(temp / "run", folder)
+    finally: shutil.rmtree(temp, ignore_errors=True)
+
+# %% ../nbs/04_store.ipynb #3f5a8c03
+def _take_over(store, draft, plan):
+    "Link the runs of a store into the draft of a larger one, and note which sources are done."
+    about, keys = store.about, {name: [] for name in store.about["sources"]}
+    for run in about["runs"]:
+        key = run["recording"]
+        if not _is_whole(draft / key, plan): _link(store.path / key, draft / key)
+        who = f"{run['dataset']}/{run['subject']}"   # names of sources are one of these two
+        owner = {f"{who}/{run['session']}/{run['run']}", who} & set(keys)
+        if len(owner) == 1: keys[owner.pop()].append(key)
+    told = sum(map(len, keys.values())) == len(about["runs"])
+    if "left_out" in about or not told: return   # those are read again
+    for name, its in keys.items():
+        if its: write_json(_note(draft, name, about["sources"][name]), its)
+
+# %% ../nbs/04_store.ipynb #3f5a8c05
+def _move_in(draft, path, store, keys):
+    "Move what is new in a finished draft into the store at `path`."
+    there = {run["recording"] for run in store.about["runs"]}
+    for key in keys:
+        if key in there: continue
+        if (path / key).exists(): shutil.rmtree(path / key)   # of an interrupted move
+        os.replace(draft / key, path / key)
+    os.replace(draft / "zarr.json", path / "zarr.json")
+    shutil.rmtree(draft)
+
+def _tidy(path):
+    "Remove what is left of a draft that was finished and moved in."
+    draft = path.with_name(path.name + ".partial")
+    if not (draft / "plan.json").exists(): shutil.rmtree(draft, ignore_errors=True)
+
 # %% ../nbs/04_store.ipynb #1a46c98d
 def _other_plan(old, plan):
     "How the plan differs from that of a store with the description `old`, in words."
@@ -415,8 +416,8 @@ def _other_plan(old, plan):
 
 # %% ../nbs/04_store.ipynb #2e0c98d7
 def _other_sources(old, new):
-    "How sources (name → settings) differ, in words. An older store knows of a file its size alone."
-    grown = lambda s: re.fullmatch(rf"{re.escape(old[s])}-[0-9a-f]{{8}}", new[s])
+    "How sources (name → settings) differ, in words. An older store knows less of a file."
+    grown = lambda s: re.fullmatch(rf"{re.escape(old[s])}(-[0-9a-f]{{8}})+", new[s])
     differ = [f"without {s}" for s in new if s not in old]
     differ += [f"with {s}" for s in old if s not in new]
     return differ + [f"{s} has other options or another content" for s in new

@@ -92,7 +92,8 @@ def test_sidebar_lists_every_page_in_order(site):
     sidebar = merged(site[0] / "_proc")["website"]["sidebar"]
     listed = flat(sidebar["contents"])
     numbered = sorted(p.name for p in PAGES if re.match(r"\d\d_", p.name))
-    first, last = ["index", "fifteen_minutes"], ["evidence", "choices", "cost", "glossary"]
+    first = ["index", "fifteen_minutes", "your_recordings"]
+    last = ["evidence", "choices", "cost", "glossary"]
     assert listed == [f"{n}.ipynb" for n in first] + numbered + [f"{n}.ipynb" for n in last]
     assert set(listed) == {p.name for p in PAGES}
 
