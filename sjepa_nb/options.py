@@ -115,7 +115,9 @@ class Recordings:
     valid_share: float = .15  # share of the subjects to validate on
     test_subjects: list[str] = ()  # subjects to keep out of the pre-training altogether
     reference: Literal["average", "none"] = "average"  # average reference, or as recorded
-    band: tuple[float, float] = (.5, 40.)  # Hz, from and to, that the filter keeps
+    # Hz, from and to, that the filter keeps;
+    # sjepa_finetune and sjepa_evaluate filter trials to 0.5-40 Hz
+    band: tuple[float, float] = (.5, 40.)
     drop_unplaced: bool = False  # leave out channels without a position, rather than stop
     # leave out recordings that cannot be used, and say which, rather than stop
     skip_bad: bool = False
@@ -180,10 +182,15 @@ class Trials:
     "what is told apart"
     # MOABB dataset classes; `simulated` for the three simulated paradigms
     dataset: list[str] = ("simulated",)
+    # instead of datasets: labelled recordings in files (with --events CLASS=ANNOTATION …), or files
+    # of MNE epochs (…-epo.fif); with --paradigm
+    recordings: list[Path] = ()
+    subject_regex: str | None = None  # finds the subject in a file's path
     paradigm: Literal["MI", "ERP", "SSVEP"] | None = None  # (default: the dataset's)
     # subjects to test (default: all; of the simulated ones 11 and 12, whom no pre-training sees)
     subjects: list[str] | None = None
-    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all)
+    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all);
+    # of --recordings as CLASS=ANNOTATION, e.g. left=S1 right=S2
     events: list[str] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
@@ -300,7 +307,7 @@ class Pretrain(Recordings, Windows, Network, Training, Probes, Machine, Run):
     epilog = """examples:
   sjepa_pretrain --dataset simulated --length 1 --epochs 20 --out first_run
   sjepa_pretrain --dataset PhysionetMI --subjects 1 2 3 4 --valid-subjects 4 --length 16 --out run
-  sjepa_pretrain --recordings data/*.edf more/*.fif --scale implausible --out mine
+  sjepa_pretrain --recordings day1.edf clinic/ bids_dataset/ --skip-bad --out mine
   sjepa_pretrain --resume --out run
   torchrun --nproc-per-node 4 --max-restarts 3 --no-python sjepa_pretrain --dataset Lee2019_MI
 
@@ -345,8 +352,9 @@ Called again, it goes on where it stopped."""
     train_trials: int | None = None  # of each training fold that are used (default: all)
     jobs: int = 1  # processes
     out: Path = Path("sjepa_evaluation")  # folder of the scores and figures
-    epilog = """example:
+    epilog = """examples:
   sjepa_evaluate --weights run1 run16 --dataset Lee2019_MI --subjects 48 49 50 --jobs 4 --out sweep
+  sjepa_evaluate --weights run1 --recordings S*.edf --paradigm MI --events left=S1 right=S2
 """
 
 # %% ../nbs/21_options.ipynb #bc583cb4

@@ -17,7 +17,7 @@ import mne
 import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
-from .montage import Montage, other_kind, recording_montage
+from .montage import Montage, _numbered_twins, other_kind, recording_montage
 
 # %% ../nbs/02_preprocessing.ipynb #d9601785
 SFREQ = 128.  # Hz: the rate at which everything after this page works.
@@ -378,12 +378,14 @@ def _notes_on_channels(raw, names):
     bads = [n for n in eeg if n in raw.info["bads"]]
     kinds = {n: other_kind(n) for n in eeg if n not in {*bads, *names}}
     others = [f"{n} ({k})" for n, k in kinds.items() if k]
-    unplaced = [n for n, k in kinds.items() if not k]
+    twins = _numbered_twins(list(kinds))
+    unplaced = [n for n, k in kinds.items() if not k and n not in twins]
     other_rates = (raw.info.get("temp") or {}).get("left_out")
     if bads: yield f"marked as bad: {', '.join(bads)}"
     if other_rates:
         yield f"at another rate than the electrodes, left out: {', '.join(other_rates)}"
     if others: yield f"no electrodes, left out: {', '.join(others)}"
+    if twins: yield f"several channels of one name, left out: {', '.join(twins)}"
     if unplaced:
         yield f"{len(unplaced)} channels without a position left out: {', '.join(unplaced)}"
 
@@ -411,14 +413,19 @@ def _bad_channels(dead, sd, names, prep):
     return out, [f"bad, left out: {', '.join(why)}"] if why else []
 
 # %% ../nbs/02_preprocessing.ipynb #e2cc2be8
+def _bandpass(raw, low, high, cuts=()):
+    """Filter a `Raw` in place, zero phase, each part between `cuts` apart; its annotations become
+    the cuts."""
+    seams = np.array(cuts) / raw.info["sfreq"]
+    raw.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
+    raw.filter(low, high)
+
 def _filtered(clean, prep, cuts=(), npad="auto"):
     """Reference, filter and resample a `Raw` without defects, each part between `cuts` apart;
     returns `(channels, samples)` in microvolts. `npad`: MNE's, for the resampling."""
     with mne.utils.use_log_level("ERROR"):
         if prep.reference: clean._data -= clean._data.mean(0)
-        seams = np.array(cuts) / clean.info["sfreq"]
-        clean.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
-        clean.filter(prep.l_freq, prep.h_freq)
+        _bandpass(clean, prep.l_freq, prep.h_freq, cuts)
         if clean.info["sfreq"] != prep.sfreq: clean.resample(prep.sfreq, npad=npad)
     return clean._data * UNITS[prep.unit]
 

@@ -44,7 +44,10 @@ from sjepa_nb.pretraining import (
 )
 from .simulation import simulated_datasets
 from .sources import Source, file_sources, find_dataset, moabb_sources
-from .store import build_store, split_by_subject, subjects_of
+from sjepa_nb.store import (
+    WindowStore, _other_sources, _shortened, build_store, split_by_subject, subjects_of,
+)
+from .trials import EpochsFiles, FileDataset
 from .weights import from_pretrained
 
 # %% ../nbs/22_runs.ipynb #1c2cdc72
@@ -313,18 +316,45 @@ def _what_runs(run, world, again):
             f"{run.precision} feed-forward{processes}{resumed}")
 
 # %% ../nbs/22_runs.ipynb #db6b228d
+def _path_of_store(o): return o.store or o.out / "windows.zarr"
+
 def _stored(o, sources, progress):
     "The store of windows, built or reopened."
-    return build_store(o.store or o.out / "windows.zarr", sources, length=window_samples(o.length),
+    return build_store(_path_of_store(o), sources, length=window_samples(o.length),
                        interval=float(o.interval), preprocessing=preprocessing_of(o),
                        n_jobs=o.jobs, progress=progress, skip_bad=o.skip_bad)
+
+# %% ../nbs/22_runs.ipynb #8c4e2f02
+def _own_windows(o, sources):
+    """The store of a run that goes on although recordings came or went since it began, and a line
+    about them; None and none where that is not so."""
+    if not (o.resume and _begun(o.out)): return None, ""
+    try: store = WindowStore(_path_of_store(o))
+    except ValueError: return None, ""   # to be built again
+    differ = _other_sources(store.about["sources"], {s.name: s.settings for s in sources})
+    gone = [d[5:] for d in differ if d.startswith("with ")]
+    new = [d[8:] for d in differ if d.startswith("without ")]
+    if not differ or len(gone) + len(new) < len(differ): return None, ""   # the same, or replaced
+    said = [f"{len(v)} {what} ({_shortened(v)})" for what, v in (("gone", gone), ("new", new)) if v]
+    return store, (f"of the recordings {' and '.join(said)} since this run began: "
+                   f"it goes on with the windows in {store.path}")
+
+# %% ../nbs/22_runs.ipynb #8c4e2f03
+def _sources_left(o, seed):
+    "What the options name; nothing where a run goes on whose recordings cannot be read any more."
+    try: return sources_of(o, seed)
+    except ValueError:
+        if _own_windows(o, [])[0]: return []
+        raise
 
 # %% ../nbs/22_runs.ipynb #c255c6ef
 def _prepared(o, training, sources, world, lock=None):
     "The run, with its windows cut and its people split, said in two lines."
     say = print if world.first else lambda *a, **k: None
     bars = world.first and not o.quiet
-    with _in_words_of_options(): store = _stored(o, sources, bars)
+    store, line = _own_windows(o, sources)
+    if store: say(line, flush=True)
+    with _in_words_of_options(): store = store or _stored(o, sources, bars)
     say(store.describe(), flush=True)
     valid = float(o.valid_share) if o.valid_subjects is None else o.valid_subjects
     split = split_by_subject(store.index, valid, o.test_subjects, seed=training.seed)
@@ -402,7 +432,7 @@ def pretrain(
     o = settle(given)
     training = training_of(o)
     model_of(o), preprocessing_of(o)
-    sources = sources_of(o, training.seed)
+    sources = _sources_left(o, training.seed)
     world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with locked(o.out, lock) if world.first else nullcontext() as lock:
         if world.first: _write_command_alone(o, given)
@@ -479,11 +509,32 @@ def _recorded_task(o, name):
     people = _known_subjects(dataset, o.subjects or dataset.subject_list, name)
     return Task(paradigm, name, people, o.events, o.scale, o.drop_unplaced)
 
+# %% ../nbs/22_runs.ipynb #0a11e001
+def _labelled_files(o):
+    "The dataset in the files of `--recordings`, and its classes."
+    epochs = [re.search(r"(?i)epo(chs)?\.fif(\.gz)?$", f.name) is not None for f in o.recordings]
+    if all(epochs): return EpochsFiles(o.recordings, o.paradigm, o.subject_regex), o.events
+    if any(epochs):
+        raise ValueError("--recordings are files of epochs or continuous ones, not both")
+    if not o.events:
+        raise ValueError("--recordings need --events CLASS=ANNOTATION …: which annotation is "
+                         "at the cues of which class")
+    classes = dict(event.partition("=")[::2] for event in o.events)
+    events = {name: said or name for name, said in classes.items()}
+    return FileDataset(o.recordings, o.paradigm, events, subject_regex=o.subject_regex), [*events]
+
+def _own_task(o):
+    "The labelled trials in files."
+    if o.paradigm is None: raise ValueError("--recordings need --paradigm MI, ERP or SSVEP")
+    dataset, events = _labelled_files(o)
+    people = _known_subjects(dataset, o.subjects or dataset.subject_list, "--recordings")
+    return Task(o.paradigm, dataset, people, None if o.paradigm == "ERP" else events, o.scale)
+
 # %% ../nbs/22_runs.ipynb #f99e575e
 def tasks_of(o: Trials) -> list[Task]:
     "What the options name."
-    tasks = []
-    for name in o.dataset:
+    tasks = [_own_task(o)] if o.recordings else []
+    for name in () if o.recordings else o.dataset:
         if name == "simulated": tasks += _simulated_tasks(o)
         else: tasks.append(_recorded_task(o, name))
     if not tasks: raise ValueError(f"no task of paradigm {o.paradigm}")

@@ -8,6 +8,7 @@ __all__ = ['SCHEMES', 'SAME_PERSON', 'RECORDING_SUFFIX', 'ALL_RUNS', 'Source', '
 # %% ../nbs/03_sources.ipynb #4922ccfb
 import difflib
 import inspect
+import itertools
 import json
 import numbers
 import os
@@ -21,7 +22,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
-from .montage import canonical_name
+from .montage import Montage, canonical_name
 from .preprocessing import _CUT, Preprocessing, _is_long, placed_channels
 
 # %% ../nbs/03_sources.ipynb #1a99944a
@@ -331,17 +332,26 @@ def _crc_of_parts(path, crc=0):
             crc = zlib.crc32(f.read(2**16), crc)
     return crc
 
+# %% ../nbs/03_sources.ipynb #4d7b9c21
+def _more_files(path):
+    "What a recording consists of besides the file `path`: a folder's files, the parts of a FIF."
+    if path.is_dir(): return sorted(f for f in path.rglob("*") if f.is_file())
+    parts = (path.with_name(f"{path.stem}-{i}.fif") for i in itertools.count(1))
+    return itertools.takewhile(Path.exists, parts if path.suffix == ".fif" else ())
+
 # %% ../nbs/03_sources.ipynb #12b948a8
 def _fingerprint(path):
     """A file's size and a digest of 64 kB of its beginning, middle and end: another recording of
-    the same size is another recording."""
+    the same size is another recording. One of several files has a digest of the others, too."""
     crc = _crc_of_parts(path) if path.is_file() else 0
     for suffix in (".eeg", ".fdt"):   # BrainVision's and EEGLAB's signal
         signal = path.with_suffix(suffix)
         if suffix != path.suffix and signal.is_file(): crc = _crc_of_parts(signal, crc)
     bids = _bids_path(path)
     for table in _tables(bids).values() if bids else (): crc = _crc_of_parts(table, crc)
-    return f"{path.stat().st_size}-{crc:08x}"
+    more = [f"-{f.stat().st_size}-{_crc_of_parts(f):08x}" for f in _more_files(path)]
+    told = f"{path.stat().st_size}-{crc:08x}"
+    return told + (f"-{zlib.crc32(''.join(more).encode()):08x}" if more else "")
 
 # %% ../nbs/03_sources.ipynb #832a690f
 def _folders_apart(path, twins):
@@ -390,24 +400,27 @@ def _check_regex(subject_regex):
 
 # %% ../nbs/03_sources.ipynb #d093c18e
 def _looked_at(path, subject_regex, prep):
-    "Whose a file is, by which rule, and the other files that it consists of."
+    "Whose a file is, by which rule; the other files that it consists of; its montage, for `prep`."
     raw = _open_recording(path)
-    if prep: placed_channels(raw.info, prep)
+    montage = placed_channels(raw.info, prep)[0] if prep else None
     parts = {Path(f).resolve() for f in raw.filenames if f} - {path.resolve()}
-    return _whose(path, subject_regex), parts
+    return _whose(path, subject_regex), parts, montage
 
 # %% ../nbs/03_sources.ipynb #65c82360
 def _sorted_out(files, subject_regex, prep):
     "The files that can be used, path → (labels, rule), and a line for each of the others."
-    good, trouble, parts, seen = {}, [], set(), set()
+    good, trouble, parts, seen, places = {}, [], set(), set(), Montage((), ())
     for f in files:
         try:
-            whose, more = _looked_at(f, subject_regex, prep)
+            whose, more, montage = _looked_at(f, subject_regex, prep)
             if f.resolve() in seen: raise ValueError("given twice")
-            good[f] = whose
-            parts |= more
-            seen.add(f.resolve())
-        except ValueError as e: trouble.append((f, e))
+            if montage: places = places.union(montage)   # raises for one name at two places
+        except ValueError as e:
+            trouble.append((f, e))
+            continue
+        good[f] = whose
+        parts |= more
+        seen.add(f.resolve())
     lines = [f"{f}: {why}" for f, why in trouble if f.resolve() not in parts]
     return {f: v for f, v in good.items() if f.resolve() not in parts}, lines
 

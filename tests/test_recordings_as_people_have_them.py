@@ -2,6 +2,7 @@
 nothing, with the right value."""
 import json
 import os
+import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from moabb.datasets.base import BaseDataset
 
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
-from sjepa_nb.sources import Source, _whose, file_sources
+from sjepa_nb.sources import Source, _fingerprint, _whose, file_sources
 from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
 from sjepa_nb.trials import _mark_defects, load_trials
-from sjepa_nb.montage import LEE2019_CHANNELS, canonical_name, other_kind, recording_montage
+from sjepa_nb.montage import (
+    HEAD_RADIUS, LEE2019_CHANNELS, canonical_name, named_montage, other_kind, recording_montage,
+)
 
 T19 = tuple("Fp1 Fp2 F3 F4 C3 C4 P3 P4 O1 O2 F7 F8 T7 T8 P7 P8 Fz Cz Pz".split())
 CHANNELS = ["Fp1", "Fz", "C3", "Cz", "C4", "Pz", "O1", "Oz"]
@@ -57,7 +60,7 @@ def build(folder, files, interval=2.):
 @pytest.mark.parametrize("name, place", [
     ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"),
     ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"), ("EEG T3-REF", "T7"), ("A1", "A1"),
-    ("EEG A1-REF", "A1"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
+    ("EEG A1-REF", "A1"), ("Fp1 REF", "Fp1"), ("EEG Cz LE", "Cz"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
 def test_references_in_names(name, place):
     assert canonical_name(name) == place
 
@@ -72,6 +75,25 @@ def test_channels_that_are_no_electrodes_are_named_and_left_out():
     assert all(n in rec.notes[0] for n in beside)
     clean = raw.copy().pick(raw.ch_names[:19])
     np.testing.assert_array_equal(rec.data, preprocess(clean).data)
+
+
+@pytest.mark.parametrize("suffix", ["-G2", "-AA", " REF", "-(A1+A2)/2", "-Vref", "-Pz"])
+def test_what_all_names_share_behind_the_hyphen_is_the_reference(suffix):
+    names = [n for n in T19 if n != "Pz"]
+    raw = noise([f"{n}{suffix}" for n in names] + [f"EKG1{suffix}"])
+    rec = preprocess(raw)
+    assert rec.montage.names == tuple(names)
+    assert rec.notes == (f"no electrodes, left out: EKG1{suffix} (ECG)",)
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("VEOU", "EOG"), ("HEOL", "EOG"), ("VEO", "EOG"), ("EEG LUC-LE", "EOG"),
+    ("PTAF", "respiration"), ("PlethWV", "ECG"), ("EEG Mark1", "stimulus or marker"),
+    ("INTERPOLATED", "stimulus or marker"), ("RAW_CQ", "input beside the electrodes"),
+    ("Cz-0", None), ("X1", None), ("CB1", None), ("O2-P4", None), ("O2-G2", None),
+    ("O2 sat", "oxygen"), ("SaO2", "oxygen")])
+def test_kinds_by_name(name, kind):
+    assert other_kind(name) == kind
 
 
 def test_names_that_say_nothing_are_still_refused():
@@ -416,6 +438,22 @@ def test_another_recording_of_the_same_size_is_noticed(tmp_path):
     with pytest.raises(ValueError, match=said): build(tmp_path / "store", [path])
 
 
+def test_what_is_seen_of_a_recording_of_several_files(tmp_path):
+    "A folder (EGI's .mff) and a FIF file in parts are as good as their other files."
+    seen = set()
+    (tmp_path / "s1.mff/deep").mkdir(parents=True)
+    for name, content in (("signal1.bin", b"a"), ("signal1.bin", b"b"), ("deep/more", b"b")):
+        (tmp_path / "s1.mff" / name).write_bytes(content)
+        seen.add(_fingerprint(tmp_path / "s1.mff"))
+    (tmp_path / "s1_raw.fif").write_bytes(b"a")
+    for name, content in (("s1_raw.fif", b"b"), ("s1_raw-1.fif", b"a"), ("s1_raw-1.fif", b"b")):
+        (tmp_path / name).write_bytes(content)
+        seen.add(_fingerprint(tmp_path / "s1_raw.fif"))
+    assert len(seen) == 6
+    (tmp_path / "s1_raw-1.fif").unlink()
+    assert _fingerprint(tmp_path / "s1_raw.fif").count("-") == 1   # as stores have it
+
+
 def test_a_store_of_before_still_opens(tmp_path):
     """Its preprocessing knows no `bad_channels`, its sources a file's size alone, and it does not
     say how subjects were found."""
@@ -436,10 +474,12 @@ def test_two_channels_of_one_name_and_records_that_are_not_counted(tmp_path):
     rng = np.random.default_rng(0)
     signals = [(n, rng.normal(size=200 * 20) * 10, 200) for n in T19 + ("Fz",)]
     path = edf(tmp_path / "s1.edf", signals)
+    rec = preprocess(read_one(path))
+    assert rec.montage.names == tuple(n for n in T19 if n != "Fz")
+    assert rec.notes == ("several channels of one name, left out: Fz-0, Fz-1",)
+    every = edf(tmp_path / "s2.edf", [(n, rng.normal(size=4000) * 10, 200) for n in ["Fz"] * 2])
     said = "several channels of one name, numbered by the reader: Fz-0, Fz-1"
-    with pytest.raises(ValueError, match=said): preprocess(read_one(path))
-    rec = preprocess(read_one(path), Preprocessing(on_missing="drop"))
-    assert "Fz" not in rec.montage.names and "Fz-0, Fz-1" in rec.notes[0]
+    with pytest.raises(ValueError, match=said): preprocess(read_one(every))
     content = bytearray(path.read_bytes())
     content[236:244] = b"-1      "
     path.write_bytes(content)
@@ -541,6 +581,38 @@ def test_the_command_goes_on_without_bad_recordings_when_it_is_told_to(tmp_path,
     assert told["recordings"] == [str(tmp_path / "in")]
 
 
+def test_a_run_goes_on_without_its_recordings(tmp_path, capsys):
+    """They moved, and new ones came: the store is whole, and stays as it is. Without the store
+    there is no way on, and a replaced recording is another one."""
+    recordings, out = tmp_path / "in", tmp_path / "out"
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i)
+    assert pretrain_on(capsys, recordings, "--out", out)[0] == 0
+    store = {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    (recordings / "s0_raw.fif").rename(tmp_path / "s0_raw.fif")
+    save_noise(recordings / "s7_raw.fif", seconds=20, seed=7)
+
+    def go_on():
+        code = sjepa_pretrain(["--resume", "--out", str(out), "--quiet"])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    code, said, _ = go_on()
+    assert code == 0 and "finished" in said
+    assert said.startswith("of the recordings 1 gone (in/s0/0/s0_raw) and 1 new (in/s7/0/s7_raw) "
+                           f"since this run began: it goes on with the windows in {out}")
+    for path in recordings.iterdir(): path.unlink()
+    code, said, _ = go_on()
+    assert code == 0 and said.startswith("of the recordings 3 gone (in/s0/0/s0_raw, in/s1")
+    assert store == {p: p.read_bytes() for p in (out / "windows.zarr").rglob("*") if p.is_file()}
+    for i in range(3): save_noise(recordings / f"s{i}_raw.fif", seconds=20, seed=i + 1)
+    code, _, wrong = go_on()
+    assert code == 2 and "has other options or another content" in wrong
+    shutil.rmtree(recordings)
+    (out / "windows.zarr").rename(tmp_path / "elsewhere")
+    code, _, wrong = go_on()
+    assert code == 2 and f"{recordings}" in wrong
+
+
 def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
     for i in range(2): save_noise(tmp_path / f"in/s{i}_raw.fif", seconds=20, seed=i, sd=1e7)
     run = [tmp_path / "in", "--out", tmp_path / "out"]
@@ -550,6 +622,17 @@ def test_the_command_names_the_option_of_the_unit(tmp_path, capsys):
     code, said, _ = pretrain_on(capsys, *run, "--unit", "uV", "--band", 40, 30)
     assert code == 2
     assert pretrain_on(capsys, *run, "--unit", "uV")[0] == 0
+
+
+def test_one_name_at_two_places_is_told_before_a_build(tmp_path):
+    for i in range(2):
+        raw = noise(T19 + ("X1",), seconds=5)
+        places = named_montage(T19).positions * HEAD_RADIUS
+        places = {n: p for n, p in zip(T19, places)} | {"X1": [.02, .09 * (-1)**i, .03]}
+        raw.set_montage(mne.channels.make_dig_montage(places), verbose="ERROR")
+        raw.save(tmp_path / f"s{i}_raw.fif", verbose="ERROR")
+    with pytest.raises(ValueError, match="s1_raw.fif: the same name at different places.*: X1; ren"):
+        file_sources(tmp_path, preprocessing=Preprocessing())
 
 
 # ---------------------------------------------------------------- folders and BIDS
