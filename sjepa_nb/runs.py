@@ -528,7 +528,8 @@ def _own_task(o):
     if o.paradigm is None: raise ValueError("--recordings need --paradigm MI, ERP or SSVEP")
     dataset, events = _labelled_files(o)
     people = _known_subjects(dataset, o.subjects or dataset.subject_list, "--recordings")
-    return Task(o.paradigm, dataset, people, None if o.paradigm == "ERP" else events, o.scale)
+    events = None if o.paradigm == "ERP" else events
+    return Task(o.paradigm, dataset, people, events, o.scale, o.drop_unplaced)
 
 # %% ../nbs/22_runs.ipynb #f99e575e
 def tasks_of(o: Trials) -> list[Task]:
