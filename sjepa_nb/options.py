@@ -182,10 +182,15 @@ class Trials:
     "what is told apart"
     # MOABB dataset classes; `simulated` for the three simulated paradigms
     dataset: list[str] = ("simulated",)
+    # instead of datasets: labelled recordings in files (with --events CLASS=ANNOTATION …), or files
+    # of MNE epochs (…-epo.fif); with --paradigm
+    recordings: list[Path] = ()
+    subject_regex: str | None = None  # finds the subject in a file's path
     paradigm: Literal["MI", "ERP", "SSVEP"] | None = None  # (default: the dataset's)
     # subjects to test (default: all; of the simulated ones 11 and 12, whom no pre-training sees)
     subjects: list[str] | None = None
-    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all)
+    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all);
+    # of --recordings as CLASS=ANNOTATION, e.g. left=S1 right=S2
     events: list[str] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
@@ -336,8 +341,9 @@ Called again, it goes on where it stopped."""
     train_trials: int | None = None  # of each training fold that are used (default: all)
     jobs: int = 1  # processes
     out: Path = Path("sjepa_evaluation")  # folder of the scores and figures
-    epilog = """example:
+    epilog = """examples:
   sjepa_evaluate --weights run1 run16 --dataset Lee2019_MI --subjects 48 49 50 --jobs 4 --out sweep
+  sjepa_evaluate --weights run1 --recordings S*.edf --paradigm MI --events left=S1 right=S2
 """
 
 # %% ../nbs/21_options.ipynb #bc583cb4

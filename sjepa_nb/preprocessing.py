@@ -413,14 +413,19 @@ def _bad_channels(dead, sd, names, prep):
     return out, [f"bad, left out: {', '.join(why)}"] if why else []
 
 # %% ../nbs/02_preprocessing.ipynb #e2cc2be8
+def _bandpass(raw, low, high, cuts=()):
+    """Filter a `Raw` in place, zero phase, each part between `cuts` apart; its annotations become
+    the cuts."""
+    seams = np.array(cuts) / raw.info["sfreq"]
+    raw.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
+    raw.filter(low, high)
+
 def _filtered(clean, prep, cuts=(), npad="auto"):
     """Reference, filter and resample a `Raw` without defects, each part between `cuts` apart;
     returns `(channels, samples)` in microvolts. `npad`: MNE's, for the resampling."""
     with mne.utils.use_log_level("ERROR"):
         if prep.reference: clean._data -= clean._data.mean(0)
-        seams = np.array(cuts) / clean.info["sfreq"]
-        clean.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
-        clean.filter(prep.l_freq, prep.h_freq)
+        _bandpass(clean, prep.l_freq, prep.h_freq, cuts)
         if clean.info["sfreq"] != prep.sfreq: clean.resample(prep.sfreq, npad=npad)
     return clean._data * UNITS[prep.unit]
 

@@ -48,6 +48,7 @@ from .sources import Source, file_sources, find_dataset, moabb_sources
 from sjepa_nb.store import (
     WindowStore, _other_sources, _shortened, build_store, split_by_subject, subjects_of,
 )
+from .trials import EpochsFiles, FileDataset
 from .weights import from_pretrained
 
 # %% ../nbs/22_runs.ipynb #1c2cdc72
@@ -494,11 +495,31 @@ def _recorded_task(o, name):
     people = _known_subjects(dataset, o.subjects or dataset.subject_list, name)
     return Task(paradigm, name, people, o.events, o.scale)
 
+# %% ../nbs/22_runs.ipynb #0a11e001
+def _labelled_files(o):
+    "The dataset in the files of `--recordings`, and its classes."
+    epochs = [re.search(r"(?i)epo(chs)?\.fif(\.gz)?$", f.name) is not None for f in o.recordings]
+    if all(epochs): return EpochsFiles(o.recordings, o.paradigm, o.subject_regex), o.events
+    if any(epochs): raise ValueError("--recordings are files of epochs or continuous ones, not both")
+    if not o.events:
+        raise ValueError("--recordings need --events CLASS=ANNOTATION …: which annotation is "
+                         "at the cues of which class")
+    classes = dict(event.partition("=")[::2] for event in o.events)
+    events = {name: said or name for name, said in classes.items()}
+    return FileDataset(o.recordings, o.paradigm, events, subject_regex=o.subject_regex), [*events]
+
+def _own_task(o):
+    "The labelled trials in files."
+    if o.paradigm is None: raise ValueError("--recordings need --paradigm MI, ERP or SSVEP")
+    dataset, events = _labelled_files(o)
+    people = _known_subjects(dataset, o.subjects or dataset.subject_list, "--recordings")
+    return Task(o.paradigm, dataset, people, None if o.paradigm == "ERP" else events, o.scale)
+
 # %% ../nbs/22_runs.ipynb #f99e575e
 def tasks_of(o: Trials) -> list[Task]:
     "What the options name."
-    tasks = []
-    for name in o.dataset:
+    tasks = [_own_task(o)] if o.recordings else []
+    for name in () if o.recordings else o.dataset:
         if name == "simulated": tasks += _simulated_tasks(o)
         else: tasks.append(_recorded_task(o, name))
     if not tasks: raise ValueError(f"no task of paradigm {o.paradigm}")
