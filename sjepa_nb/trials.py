@@ -114,6 +114,7 @@ def _unplaced(info, names):
     except ValueError: return list(names)   # not one has
     return [n for n in names if n not in placed]
 
+# %% ../nbs/05_trials.ipynb #1c05a003
 def _warn_of_channels(epochs, names, who):
     "Say which EEG channels are left out, and which are kept that have no place."
     for note in _notes_on_channels(epochs, names): warnings.warn(f"{who}: {note}")
