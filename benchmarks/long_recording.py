@@ -2,8 +2,8 @@
 
     python benchmarks/long_recording.py --hours 1 6 24 --version "in parts"
 
-An EDF file of 19 channels at 256 Hz (noise, written in pieces) becomes windows of 16 s, in a process
-of its own for each length. Rows are added to results/long_recording.csv (--out).
+An EDF file of 19 channels at 256 Hz (noise, written in pieces) becomes windows of 16 s, in a
+process of its own for each length. Rows are added to results/long_recording.csv (--out).
 """
 import argparse
 import json

@@ -9,7 +9,7 @@ _NAMES = {
     "preprocessing": "Preprocessing",
     "sources": "find_dataset moabb_sources file_sources",
     "store": "WindowStore build_store split_by_subject",
-    "trials": "load_trials",
+    "trials": "load_trials FileDataset EpochsFiles",
     "simulation": "simulated_datasets",
     "masking": "SphereMask FixedBudgetMask plot_masks",
     "model": "SJEPA SJEPAConfig",

@@ -25,11 +25,18 @@ def _head(node, lines):
     return lines[node.lineno - 1:min([first.lineno, *(d.lineno for d in decorators)]) - 1]
 
 
+def _field(node, lines):
+    "The lines of a class's field, with the comment above it."
+    first = node.lineno - 1
+    while lines[first - 1].strip().startswith("#"): first -= 1
+    return lines[first:node.end_lineno]
+
+
 def signature(node, lines):
     "How a function or a class is called, as it stands in the source: a class by fields or `__init__`."
     found = _head(node, lines)
     for inner in node.body if isinstance(node, ast.ClassDef) else []:
-        if isinstance(inner, ast.AnnAssign): found += lines[inner.lineno - 1:inner.end_lineno]
+        if isinstance(inner, ast.AnnAssign): found += _field(inner, lines)
         if getattr(inner, "name", None) == "__init__": found += _head(inner, lines)
     return "\n".join(line for line in found if line.strip())
 
@@ -59,7 +66,9 @@ def table(html):
 
 
 def unnested(text):
-    "Without nbdev's link to a name where the page has a link of its own, or where it is a helper's."
+    """Without nbdev's link to a name where the page has a link of its own, in a heading, and where
+    the name is a helper's."""
+    text = re.sub(r"(?m)^(#+ .*)\[(`[^`]+`)\]\(http[^)]*\)", r"\1\2", text)
     text = re.sub(r"\[(`_\w+`)\]\(http[^)]*\)", r"\1", text)
     link = r"\[([^][]*)\[(`[^`]+`)\]\(http[^)]*\)([^][]*)\]\("
     return re.sub(link, r"[\1\2\3](", text)

@@ -93,6 +93,7 @@ class Task:
     subjects: tuple | None = None  # all when None
     events: tuple | None = None  # the classes by name; as `load_trials` chooses when None
     scale: str = "raise"  # amplitudes that cannot be microvolts: "raise", or "standardise"
+    drop_unplaced: bool = False  # leave out channels without a position; the contextual head must
 
     def __post_init__(self):
         for k in ("subjects", "events"):
@@ -105,8 +106,10 @@ class Task:
         return f"{self.paradigm} {'/'.join(map(str, self.events))}"
 
     def load(self, subject):
-        "Trials, labels, table of sessions and runs, montage of one subject."
-        keep = Preprocessing(scale="keep" if self.scale == "standardise" else "raise")
+        """Trials, labels, table of sessions and runs of one subject; its montage, or its channels'
+        names where one has no position."""
+        keep = Preprocessing(scale="keep" if self.scale == "standardise" else "raise",
+                             on_missing="drop" if self.drop_unplaced else "keep")
         events = list(self.events) if self.events else None
         return load_trials(self.dataset, self.paradigm, [subject], events=events,
                            preprocessing=keep)
@@ -134,7 +137,9 @@ def _with_subjects(task):
 
 @lru_cache(maxsize=2)
 def _loaded(task, subject):
-    with warnings.catch_warnings(action="ignore"): return task.load(subject)
+    with warnings.catch_warnings(action="ignore"):
+        warnings.filterwarnings("always", module="sjepa_nb")  # what was left out, and why
+        return task.load(subject)
 
 # %% ../nbs/19_evaluation.ipynb #3b74ec6c
 @dataclass(frozen=True)
@@ -385,13 +390,22 @@ def read_results(
     if not Path(path).is_file(): raise FileNotFoundError(f"no results at {path}")
     empty = {k: [""] for k in ("score", "chance", "fit_seconds")}
     text = dict(subject=str, session=str, version=str)
-    table = pd.read_csv(path, keep_default_na=False, na_values=empty, dtype=text)
-    if list(table) == list(RESULTS) and len(set(table.version)) <= 1: return table
+    try: table = pd.read_csv(path, keep_default_na=False, na_values=empty, dtype=text)
+    except ValueError as e: raise ValueError(f"{path} is no table of results: {e}") from e
+    if list(table) == list(RESULTS) and len(set(table.version)) <= 1: return _numbers(path, table)
     other = ", ".join(sorted(set(table.version))) if "version" in table else "unknown"
     raise ValueError(
         f"{path} is a results table of another version of sjepa_nb ({other}; this is {VERSION}): "
         f"its columns are {', '.join(table)[:200]}; evaluate again into another folder"
     )
+
+# %% ../nbs/19_evaluation.ipynb #1c19b001
+def _numbers(path, table):
+    "The table, if what should be numbers is. Raises `ValueError` otherwise."
+    for column, blank in BLANK.items():
+        if isinstance(blank, str) or pd.api.types.is_numeric_dtype(table[column]): continue
+        raise ValueError(f"{path} is damaged: not all of its column {column} are numbers")
+    return table
 
 # %% ../nbs/19_evaluation.ipynb #57b1088a
 @dataclass(frozen=True)
@@ -496,18 +510,18 @@ def _check_protocol(out, before, now):
 
 # %% ../nbs/19_evaluation.ipynb #b29f214a
 def _check_names(out, before, now):
-    "Raise `ValueError` where a folder has the same names for other weights or another scale."
+    "Raise `ValueError` where a folder has the same names for other weights or other trials."
     old = before.get("weights", {})
     other = [n for n, d in now["weights"].items() if old.get(n, d) != d]
     if other:
         raise ValueError(f"{out} holds scores of other weights called {', '.join(other)}: "
                          "choose another folder, or another name")
-    scales = {(t["task"], t["dataset"]): t["scale"] for t in before["tasks"]}
-    same = [t for t in now["tasks"] if (t["task"], t["dataset"]) in scales]
-    clash = [t["task"] for t in same if scales[t["task"], t["dataset"]] != t["scale"]]
-    if clash:
-        raise ValueError(f"{out} holds {', '.join(clash)} with another scale: "
-                         "choose another folder")
+    old = {(t["task"], t["dataset"]): t for t in before["tasks"]}
+    for task in now["tasks"]:
+        same = old.get((task["task"], task["dataset"]), task)
+        if task == same: continue
+        what = "another scale" if task["scale"] != same["scale"] else "other channels"
+        raise ValueError(f"{out} holds {task['task']} with {what}: choose another folder")
 
 # %% ../nbs/19_evaluation.ipynb #57b1739b
 def _identity(weights):
@@ -520,6 +534,8 @@ def _told(sweep, tasks):
     "What `sweep.json` says of a sweep. Weights that cannot be read raise their error here."
     weights = {name: _identity(w) for name, w in sweep.pretrainings.items()}
     named = [dict(task=t.name, dataset=_dataset(t).code, scale=t.scale) for t in tasks]
+    for about, task in zip(named, tasks):
+        if task.drop_unplaced: about["drop_unplaced"] = True
     told = dict(tasks=named, folds=sweep.folds, seed=sweep.seed, settings=sweep.settings,
                 limits=sweep.limits or {}, train_trials=sweep.train_trials, weights=weights,
                 version=VERSION)
@@ -536,7 +552,8 @@ def _begin(out, told):
     "The rows so far, after a look at whether the folder holds the same sweep."
     file = out / "sweep.json"
     if file.is_file():
-        before = read_json(file)
+        before = read_json(file, dict)
+        if not set(_PROTOCOL) | {"tasks"} <= set(before): raise ValueError(f"{file} is no sweep's")
         _check_protocol(out, before, told)
         _check_names(out, before, told)
         told = _joined(before, told)

@@ -106,9 +106,15 @@ def write_json(path: str | Path, value):
     write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 # %% ../nbs/00_files.ipynb #41fda78e
-def read_json(path: str | Path):
+def read_json(
+    path: str | Path,
+    kind: type = object,  # that the value must be of, e.g. dict
+):
     "The value in a JSON file. Raises `OSError`, or `ValueError` for a damaged file."
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    try: value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e: raise ValueError(f"{path} is damaged: {e}") from e
+    if isinstance(value, kind): return value
+    raise ValueError(f"{path} is damaged: no {kind.__name__}")
 
 # %% ../nbs/00_files.ipynb #7a4cb64c
 def read_whole(
@@ -117,9 +123,8 @@ def read_whole(
     what: str,  # what is looked for, in words
     hint: str,  # added where the file is of another kind
 ) -> tuple[dict, dict]:  # header, tensors
-    """Read a `.safetensors` file that this package wrote.
-
-    Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."""
+    """Read a `.safetensors` file of this package. Raises `FileNotFoundError`, or `ValueError` for a
+    damaged file or another kind of file."""
     from safetensors import SafetensorError, safe_open
     if not Path(path).is_file(): raise FileNotFoundError(f"no {what} at {path}")
     try:
@@ -129,6 +134,8 @@ def read_whole(
     except SafetensorError as e:
         raise ValueError(f"{path} is not a whole safetensors file: {e}") from e
     if about.get("format") != kind: raise ValueError(f"{path} was not written by {hint}")
+    spoiled = [k for k, v in tensors.items() if not v.isfinite().all()]
+    if spoiled: raise ValueError(f"{path} holds numbers that are not finite, in {spoiled[0]}")
     return about, tensors
 
 # %% ../nbs/00_files.ipynb #68115afd

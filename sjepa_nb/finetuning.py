@@ -43,8 +43,8 @@ from sjepa_nb.heads import (
     FILTERS, HEADS, NORMS, Downstream, Dropout, FrozenNorm, SpatialAggregation,
 )
 from .local_encoder import TOKEN_SAMPLES, n_tokens
-from .model import SJEPA, SJEPAConfig
-from .montage import Montage, named_montage, recording_montage
+from .model import SJEPA, SJEPAConfig, sizes_in
+from .montage import Montage, match_channels, named_montage, recording_montage
 from .preprocessing import SFREQ, check_microvolts
 
 # %% ../nbs/18_finetuning.ipynb #67a755bd
@@ -311,9 +311,11 @@ def _read_epochs(X):
 
 # %% ../nbs/18_finetuning.ipynb #3293af2a
 def _read_array(X, channels):
-    "An array as it is, and the names and places in `channels`."
+    "An array as it is, and the names in `channels`, and their places if all have one."
     if channels is None: return X, None, None
-    montage = channels if isinstance(channels, Montage) else named_montage(list(channels))
+    if isinstance(channels, Montage): return X, channels.names, channels
+    if match_channels(list(channels)).unmatched: return X, tuple(channels), None
+    montage = named_montage(list(channels))
     return X, montage.names, montage
 
 # %% ../nbs/18_finetuning.ipynb #5913d907
@@ -641,6 +643,7 @@ def _build(self: SJEPAClassifier, montage):
 def _check_places(self: TrialEstimator, montage):
     "Raise `ValueError` where the contextual encoder is asked for, and the channels have no place."
     if montage is not None or getattr(self, self._part) != "contextual": return
+    if self.channels is not None: named_montage(list(self.channels))   # says who has no place
     raise ValueError(f'{self._part}="contextual" needs to know where the channels are: '
                      "give their names or a montage in channels=..., or MNE epochs")
 
@@ -906,6 +909,33 @@ def _start_tensors(model, head):
     used = {k: v for k, v in state.items() if k.startswith(tuple(parts))}
     return {f"start.{k}": v.contiguous().clone() for k, v in used.items()}
 
+# %% ../nbs/18_finetuning.ipynb #1c18a001
+def _differing(about, tensors):
+    "What a header and the tensors of a classifier do not agree about."
+    facts, settings = json.loads(about["fitted"]), json.loads(about["settings"])
+    start, sizes, n = json.loads(about.get("start", "null")), facts["sizes"], facts["n_channels"]
+    virtual, tokens = settings["virtual_channels"], n_tokens(facts["n_samples"])
+    linear = len(facts["classes"]), virtual * tokens * sizes.get("width", 64)
+    shapes = {"spatial.weight": (virtual, n), "linear.weight": linear}
+    wrong = [k for k, shape in shapes.items() if tuple(tensors[k].shape) != shape]
+    mine, theirs = sizes_in(tensors), sizes_in(tensors, "start.")
+    if sizes: wrong += [k for k in ("depth", "hidden", "width") if mine.get(k) != sizes[k]]
+    if start and theirs["depth"]:
+        wrong += [f"start: {k}" for k in ("depth", "hidden") if theirs.get(k) != start["config"][k]]
+    return wrong
+
+# %% ../nbs/18_finetuning.ipynb #1c18a002
+def _read_file(path):
+    """Header and tensors of a file. Raises `ValueError` where the header describes another network
+    than the tensors are of: before that is built."""
+    about, tensors = read_whole(path, _FORMAT, "classifier", "SJEPAClassifier.save")
+    try: wrong = _differing(about, tensors)
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"{path} has a damaged header: {type(e).__name__} {e}"[:300]) from e
+    if not wrong: return about, tensors
+    raise ValueError(f"{path}: its tensors are not those of the classifier that its header "
+                     f"describes: {', '.join(wrong)}")
+
 # %% ../nbs/18_finetuning.ipynb #2fd71217
 OLDER = dict(norm="window", filters="random", validation=.2)  # of files without these settings
 
@@ -916,7 +946,7 @@ def load(cls: SJEPAClassifier,
 ):
     """Read a classifier that `save` wrote, to predict with, or to fit again from the same start.
     Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."""
-    about, tensors = read_whole(path, _FORMAT, "classifier", "SJEPAClassifier.save")
+    about, tensors = _read_file(path)
     facts, weights = json.loads(about["fitted"]), _read_start(about, tensors)
     montage = _read_places(facts["places"])
     settings = OLDER | json.loads(about["settings"]) | dict(device=device)

@@ -483,20 +483,20 @@ def _unplaced(lost):
 def recording_montage(
     info: mne.Info,
     names: list[str] | None = None,  # channels to place; the EEG channels not marked bad when None
-    on_missing: str = "raise",  # "raise", or "drop" for channels without a position
+    on_missing: str = "raise",  # no position: "raise", "drop", or "keep" (names for a montage)
 ) -> tuple[Montage, list[str]]:  # and the recording's own names of its channels, in the same order
     """Place a recording's channels: by name where the atlas knows it, else as it was digitised.
     Channels that are no electrodes by their names (`other_kind`) are left out."""
-    if on_missing not in ("raise", "drop"):
-        raise ValueError(f'on_missing is "raise" or "drop", not {on_missing!r}')
+    if on_missing not in ("raise", "drop", "keep"):
+        raise ValueError(f'on_missing is "raise", "drop" or "keep", not {on_missing!r}')
     if names is None: names = [info["ch_names"][i] for i in mne.pick_types(info, eeg=True)]
-    if not names:
-        raise ValueError("no EEG channel: set the channel types, "
-                         "e.g. raw.set_channel_types({'Cz': 'eeg'})")
+    if not names: raise ValueError("no EEG channel: set the channel types, "
+                                   "e.g. raw.set_channel_types({'Cz': 'eeg'})")
     own = _digitised(info)
     others = _others(names, own)
     names = [n for n in names if n not in others]
     places = _places(names, own)
     lost = [n for n in names if n not in places]
+    if lost and on_missing == "keep": return tuple(names), names
     if lost and (on_missing == "raise" or not places): raise ValueError(_unplaced(lost))
     return Montage(*zip(*places.values())), list(places)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INTERVAL', 'TYPES', 'QUICK', 'Option', 'read_options', 'own_options', 'options_of', 'Recordings', 'Windows',
            'Network', 'Training', 'Probes', 'Machine', 'Trials', 'FineTuning', 'argument', 'parser_of', 'Run',
-           'Pretrain', 'Finetune', 'Evaluate', 'Plot', 'Demo', 'renamed', 'parse']
+           'Pretrain', 'Finetune', 'Evaluate', 'Plot', 'Demo', 'renamed', 'all_options', 'parse']
 
 # %% ../nbs/21_options.ipynb #e6a16c75
 import argparse
@@ -182,13 +182,21 @@ class Trials:
     "what is told apart"
     # MOABB dataset classes; `simulated` for the three simulated paradigms
     dataset: list[str] = ("simulated",)
+    # instead of datasets: labelled recordings in files (with --events CLASS=ANNOTATION …), or files
+    # of MNE epochs (…-epo.fif); with --paradigm
+    recordings: list[Path] = ()
+    subject_regex: str | None = None  # finds the subject in a file's path
     paradigm: Literal["MI", "ERP", "SSVEP"] | None = None  # (default: the dataset's)
     # subjects to test (default: all; of the simulated ones 11 and 12, whom no pre-training sees)
     subjects: list[str] | None = None
-    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all)
+    # classes by name, e.g. hands feet (default: left and right hand for imagery, else all);
+    # of --recordings as CLASS=ANNOTATION, e.g. left=S1 right=S2
     events: list[str] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
+    # leave out channels without a position, which the contextual head cannot use
+    # (default: they stay for the others)
+    drop_unplaced: bool = False
     # strength of what tells the simulated classes apart, in multiples of the calibrated one
     effect: float = 1.
     # simulated trials of a run, for MI, ERP (flashes; two runs) and SSVEP
@@ -205,8 +213,16 @@ class FineTuning:
     device: str | None = None  # cpu, cuda, … (default: cpu)
     borrows = [("finetuning", "SJEPAClassifier", ("epochs", "patience", "norm", "filters"))]
 
+# %% ../nbs/21_options.ipynb #1c21a001
+def _text(text):
+    "A text that is not empty, as the value of an unset variable in a shell is."
+    if text.strip(): return text
+    raise argparse.ArgumentTypeError("nothing is given")
+
+def _path(text): return Path(_text(text))
+
 # %% ../nbs/21_options.ipynb #fff2fe03
-TYPES = dict(int=(int, "N"), float=(float, "X"), str=(str, "TEXT"), Path=(Path, "PATH"))
+TYPES = dict(int=(int, "N"), float=(float, "X"), str=(_text, "TEXT"), Path=(_path, "PATH"))
 
 def argument(
     kind: str,  # as in `Option`
@@ -336,8 +352,9 @@ Called again, it goes on where it stopped."""
     train_trials: int | None = None  # of each training fold that are used (default: all)
     jobs: int = 1  # processes
     out: Path = Path("sjepa_evaluation")  # folder of the scores and figures
-    epilog = """example:
+    epilog = """examples:
   sjepa_evaluate --weights run1 run16 --dataset Lee2019_MI --subjects 48 49 50 --jobs 4 --out sweep
+  sjepa_evaluate --weights run1 --recordings S*.edf --paradigm MI --events left=S1 right=S2
 """
 
 # %% ../nbs/21_options.ipynb #bc583cb4
@@ -381,10 +398,28 @@ def _is_number(value):
     except (TypeError, ValueError): return False
     return True
 
+# %% ../nbs/21_options.ipynb #1c21a003
+def all_options(command: type) -> list[Option]:
+    "A command's own options, then those of its groups."
+    found = own_options(command)
+    for group in command.__bases__: found += options_of(group)
+    return found
+
 # %% ../nbs/21_options.ipynb #fbe8dbc4
+def _refuse_doubles(parser, command, given):
+    "Leave with code 2 where a list names something twice."
+    lists = [o.name for o in all_options(command) if o.kind.startswith("list")]
+    for name in set(lists) & set(given):
+        value = given[name]
+        twice = [str(v) for v in value if value.count(v) > 1]
+        if twice: parser.error(f"argument --{name.replace('_', '-')}: {twice[0]} is given twice")
+
 def parse(
     command: type,
     argv: list[str] | None = None,  # the shell's when None
 ) -> dict:  # name → value
     "The options that were given to a command. Leaves with code 2 where one is not known."
-    return renamed(vars(parser_of(command).parse_args(argv)))
+    parser = parser_of(command)
+    given = vars(parser.parse_args(argv))
+    _refuse_doubles(parser, command, given)
+    return renamed(given)

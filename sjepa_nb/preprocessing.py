@@ -334,7 +334,7 @@ class Preprocessing:
     sfreq: float = SFREQ  # Hz
     # an implausible unit: "raise", standardise ("implausible"; "always": any unit), or "keep" it
     scale: str = "raise"
-    on_missing: str = "raise"  # channels without a position: "raise" or "drop"
+    on_missing: str = "raise"  # channels without a position: "raise", "drop"; of trials: "keep"
     # a few that are dead or far from the others: "drop" with a note, "raise", "keep" the far ones
     bad_channels: str = "drop"
     unit: str = "V"  # what the numbers are in that MNE reads: "V" by its contract, "mV", "uV", "nV"
@@ -413,14 +413,19 @@ def _bad_channels(dead, sd, names, prep):
     return out, [f"bad, left out: {', '.join(why)}"] if why else []
 
 # %% ../nbs/02_preprocessing.ipynb #e2cc2be8
+def _bandpass(raw, low, high, cuts=()):
+    """Filter a `Raw` in place, zero phase, each part between `cuts` apart; its annotations become
+    the cuts."""
+    seams = np.array(cuts) / raw.info["sfreq"]
+    raw.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
+    raw.filter(low, high)
+
 def _filtered(clean, prep, cuts=(), npad="auto"):
     """Reference, filter and resample a `Raw` without defects, each part between `cuts` apart;
     returns `(channels, samples)` in microvolts. `npad`: MNE's, for the resampling."""
     with mne.utils.use_log_level("ERROR"):
         if prep.reference: clean._data -= clean._data.mean(0)
-        seams = np.array(cuts) / clean.info["sfreq"]
-        clean.set_annotations(mne.Annotations(seams, 0, "EDGE"))   # at which it begins anew
-        clean.filter(prep.l_freq, prep.h_freq)
+        _bandpass(clean, prep.l_freq, prep.h_freq, cuts)
         if clean.info["sfreq"] != prep.sfreq: clean.resample(prep.sfreq, npad=npad)
     return clean._data * UNITS[prep.unit]
 
@@ -614,6 +619,8 @@ def placed_channels(
     """The channels that `preprocess` keeps of a recording, as far as its header tells. Raises
     `ValueError` for what it shows already: no EEG channel, no places, a rate too low for the
     band."""
+    if prep.on_missing == "keep":
+        raise ValueError('on_missing="keep" is for trials: windows need the places of all channels')
     montage, names = recording_montage(info, on_missing=prep.on_missing)
     _refuse_impossible(info["sfreq"], len(names), prep)
     return montage, names

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', 'momentum', 'make_optimiser',
            'train_step', 'validate', 'CsvLog', 'save_checkpoint', 'load_checkpoint', 'watch_signals', 'World',
-           'keep_memory', 'memory_gb', 'Pretraining', 'plot_pretraining']
+           'keep_memory', 'memory_gb', 'Pretraining', 'read_epochs', 'plot_pretraining']
 
 # %% ../nbs/16_pretraining.ipynb #032f7eca
 import ctypes
@@ -224,7 +224,8 @@ class CsvLog:
 
     def cut(self, step: int):
         "Keep the rows before `step`."
-        kept = [line for line in self._lines() if int(line.split(",")[0]) < step]
+        try: kept = [line for line in self._lines() if int(line.split(",")[0]) < step]
+        except ValueError as e: raise ValueError(f"{self.path} is damaged: {e}") from e
         text = "\n".join([",".join(self.columns), *kept]) + "\n"
         write_whole(self.path, lambda part: Path(part).write_text(text, encoding="utf-8"))
 
@@ -254,8 +255,11 @@ def load_checkpoint(folder: Path) -> dict:
     found = [folder / n for n in names if (folder / n).exists()]
     if not found: raise FileNotFoundError(f"no checkpoint in {folder}: nothing to resume")
     for path in found:
-        try: return torch.load(path, map_location="cpu", weights_only=True)
+        try: state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as e: why = e
+        else:
+            if isinstance(state, dict) and "told" in state: return state
+            why = f"{path.name} is no checkpoint"
     raise ValueError(
         f"no checkpoint in {folder} can be read ({why}); start again in another folder")
 
@@ -432,7 +436,7 @@ def _make_model(self: Pretraining, model_config):
 def _is_false_start(folder):
     "Whether weights in a folder are all that is left of a run that ended before a checkpoint."
     try:
-        told = read_json(folder / "run.json")
+        told = read_json(folder / "run.json", dict)
         return told["epochs"] <= 1 and not told["status"].startswith("finished")
     except (OSError, ValueError, LookupError, TypeError): return False   # no file of ours
 
@@ -791,12 +795,22 @@ def run(self: Pretraining) -> SJEPA:  # the best model
     self._report("finished" if self.epoch >= self.epochs else "finished: early stop")
     return SJEPA.load(self.folder / "model.safetensors")
 
+# %% ../nbs/16_pretraining.ipynb #1c16a001
+def read_epochs(folder: str | Path) -> pd.DataFrame:
+    "The table of a run's epochs. Raises `ValueError` where none is over, or for a damaged table."
+    path = Path(folder) / "epochs.csv"
+    try: epochs = pd.read_csv(path)
+    except ValueError as e: raise ValueError(f"{path} is no table of epochs: {e}") from e
+    if not set(EPOCH_COLUMNS) <= set(epochs): raise ValueError(f"{path} is no table of epochs")
+    if not len(epochs): raise ValueError(f"{folder}: no epoch is over yet")
+    return epochs
+
 # %% ../nbs/16_pretraining.ipynb #6f9e92bd
 def _best(folder, epochs):
     "The row of the epoch whose weights a run keeps."
     told = folder / "run.json"
-    number = read_json(told)["best_epoch"] if told.is_file() else 0
-    if number: return epochs.iloc[number - 1]
+    number = read_json(told, dict).get("best_epoch", 0) if told.is_file() else 0
+    if 0 < number <= len(epochs): return epochs.iloc[number - 1]
     return epochs.loc[(epochs.loss / epochs.positional).idxmin()]
 
 def _plot_loss(ax, folder, epochs, name, colour):
@@ -840,7 +854,7 @@ def plot_pretraining(
     fig, axes = plt.subplots(2, 2, figsize=(8.4, 6), layout="constrained", sharex=True)
     for i, folder in enumerate(map(Path, folders)):
         name, colour = names[i] if names else folder.name, f"C{i}"
-        epochs = pd.read_csv(folder / "epochs.csv")
+        epochs = read_epochs(folder)
         _plot_loss(axes[0, 0], folder, epochs, name, colour)
         _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
         _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))

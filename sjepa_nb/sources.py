@@ -8,6 +8,7 @@ __all__ = ['SCHEMES', 'SAME_PERSON', 'RECORDING_SUFFIX', 'ALL_RUNS', 'Source', '
 # %% ../nbs/03_sources.ipynb #4922ccfb
 import difflib
 import inspect
+import itertools
 import json
 import numbers
 import os
@@ -331,17 +332,26 @@ def _crc_of_parts(path, crc=0):
             crc = zlib.crc32(f.read(2**16), crc)
     return crc
 
+# %% ../nbs/03_sources.ipynb #4d7b9c21
+def _more_files(path):
+    "What a recording consists of besides the file `path`: a folder's files, the parts of a FIF."
+    if path.is_dir(): return sorted(f for f in path.rglob("*") if f.is_file())
+    parts = (path.with_name(f"{path.stem}-{i}.fif") for i in itertools.count(1))
+    return itertools.takewhile(Path.exists, parts if path.suffix == ".fif" else ())
+
 # %% ../nbs/03_sources.ipynb #12b948a8
 def _fingerprint(path):
     """A file's size and a digest of 64 kB of its beginning, middle and end: another recording of
-    the same size is another recording."""
+    the same size is another recording. One of several files has a digest of the others, too."""
     crc = _crc_of_parts(path) if path.is_file() else 0
     for suffix in (".eeg", ".fdt"):   # BrainVision's and EEGLAB's signal
         signal = path.with_suffix(suffix)
         if suffix != path.suffix and signal.is_file(): crc = _crc_of_parts(signal, crc)
     bids = _bids_path(path)
     for table in _tables(bids).values() if bids else (): crc = _crc_of_parts(table, crc)
-    return f"{path.stat().st_size}-{crc:08x}"
+    more = [f"-{f.stat().st_size}-{_crc_of_parts(f):08x}" for f in _more_files(path)]
+    told = f"{path.stat().st_size}-{crc:08x}"
+    return told + (f"-{zlib.crc32(''.join(more).encode()):08x}" if more else "")
 
 # %% ../nbs/03_sources.ipynb #832a690f
 def _folders_apart(path, twins):

@@ -416,8 +416,8 @@ def _other_plan(old, plan):
 
 # %% ../nbs/04_store.ipynb #2e0c98d7
 def _other_sources(old, new):
-    "How sources (name → settings) differ, in words. An older store knows of a file its size alone."
-    grown = lambda s: re.fullmatch(rf"{re.escape(old[s])}-[0-9a-f]{{8}}", new[s])
+    "How sources (name → settings) differ, in words. An older store knows less of a file."
+    grown = lambda s: re.fullmatch(rf"{re.escape(old[s])}(-[0-9a-f]{{8}})+", new[s])
     differ = [f"without {s}" for s in new if s not in old]
     differ += [f"with {s}" for s in old if s not in new]
     return differ + [f"{s} has other options or another content" for s in new

@@ -187,7 +187,7 @@ def from_pretrained(
     "An S-JEPA with published weights. Its mask token is new: published weights have none."
     folder = _folder(source, revision)
     state, config = read_tensors(folder / "model.safetensors"), _read_config(folder)
-    model = SJEPA(montage or _rows_of(config, state), _sizes(config))
+    model = SJEPA(montage or _rows_of(config, state), _sizes_of(folder, config, state))
     report = load_braindecode(model, state)
     expected = {"predictor.mask_token", "position.spatial"}
     if verbose: print(report)
@@ -203,22 +203,34 @@ def _folder(source, revision):
                                 "(owner/name)")
     from huggingface_hub import snapshot_download
     files = ["config.json", "model.safetensors"]
-    return Path(snapshot_download(str(source), revision=revision, allow_patterns=files))
+    try: return Path(snapshot_download(str(source), revision=revision, allow_patterns=files))
+    except Exception as e:   # the hub's errors and those of the network have no class in common
+        why = f"{type(e).__name__} {e}".split("\n")[0]
+        raise OSError(f"{source} is no file or folder here, and the hub gave none: {why}") from e
 
 # %% ../nbs/20_weights.ipynb #4722835f
 def _read_config(folder):
     path = folder / "config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json(path, dict) if path.is_file() else {}
 
 # %% ../nbs/20_weights.ipynb #0e2cdd84
 SIZES = dict(transformer__d_model="width", transformer__num_encoder_layers="depth",
              transformer__num_decoder_layers="predictor_depth", transformer__nhead="heads")
 
-def _sizes(config):
+def _sizes(config, most: int = 1000):  # layers
     "The sizes that a config names: ours, or those of braindecode's arguments."
     sizes = config.get("sjepa_nb")
     if not sizes: sizes = {ours: config[k] for k, ours in SIZES.items() if k in config}
-    return SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes})
+    sizes = SJEPAConfig(**{"average_layers": min(4, sizes.get("depth", 8)), **sizes})
+    if max(sizes.depth, sizes.predictor_depth) <= most and sizes.hidden <= 2**16: return sizes
+    raise ValueError(f"it describes {sizes}, and there are {most} tensors")
+
+# %% ../nbs/20_weights.ipynb #1c20a001
+def _sizes_of(folder, config, state):
+    "The same. Raises `ValueError` for a config of no model, or of one beyond what is in the file."
+    try: return _sizes(config, len(state))
+    except (TypeError, AttributeError, ValueError) as e:
+        raise ValueError(f"{folder / 'config.json'}: {e}") from e
 
 # %% ../nbs/20_weights.ipynb #4048bc90
 def _rows_of(config, state):

@@ -120,6 +120,28 @@ def test_a_field_without_default_is_an_argument_without_dashes():
     assert options.parse(Plot, ["a", "b"])["folders"] == [Path("a"), Path("b")]
 
 
+@pytest.mark.parametrize("command, words, says", [
+    (Pretrain, "--subjects 1 2 1", "--subjects: 1 is given twice"),
+    (Pretrain, "--dataset PhysionetMI PhysionetMI", "PhysionetMI is given twice"),
+    (Pretrain, "--recordings a.edf ./a.edf", "a.edf is given twice"),
+    (Evaluate, "--heads pre-local pre-local", "pre-local is given twice"),
+    (Evaluate, "--weights run run", "run is given twice"),
+    (Demo, "--subjects 12 12", "12 is given twice"), (Plot, "run run", "run is given twice"),
+    (Pretrain, ["--out", ""], "--out: nothing is given"),
+    (Pretrain, ["--dataset", " "], "--dataset: nothing is given"),
+    (Finetune, ["--weights", ""], "--weights: nothing is given")])
+def test_a_value_that_is_empty_or_given_twice(command, words, says, capsys):
+    "An unset variable in a shell is an empty value: not this folder."
+    words = words.split() if isinstance(words, str) else words
+    with pytest.raises(SystemExit) as e: options.parse(command, words)
+    assert e.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_numbers_may_be_equal():
+    assert options.parse(Pretrain, "--betas .9 .9".split()) == dict(betas=[.9, .9])
+    assert options.parse(Evaluate, "--trials 9 9 9".split()) == dict(trials=[9, 9, 9])
+
+
 # ---------------------------------------------------------------- older spellings
 
 @pytest.mark.parametrize("words, means", [

@@ -728,7 +728,8 @@ def test_more_sources_are_added(whole, tmp_path):
         build(path, broken)
     assert tree(path) == before
     assert len(build(path, sources)) == 120
-    assert tree(path) == tree(whole) and {p.name for p in tmp_path.iterdir()} <= {"store", ".store.lock"}
+    assert tree(path) == tree(whole)
+    assert {p.name for p in tmp_path.iterdir()} <= {"store", ".store.lock"}
     with pytest.raises(ValueError, match="with made/2"): build(path, unreadable("13"))
 
 

@@ -222,6 +222,37 @@ def test_killed(tmp_path):
     assert len(read_results(out / "results.csv")) % 3 == 0
 
 
+# ---------------------------------------------------------------- channels without a place
+
+class CapWithCB1(SimulatedMI):
+    "Two channels of a Neuroscan cap, which no atlas has, in the place of two others."
+    def _get_single_subject_data(self, subject):
+        data = super()._get_single_subject_data(subject)
+        for runs in data.values():
+            for raw in runs.values():
+                raw.rename_channels(dict(PO9="CB1", PO10="CB2")).set_montage(None)
+        return data
+
+
+def test_a_channel_without_a_place_keeps_out_the_contextual_head_alone(weights, tmp_path):
+    """All channels for the others; without those two when that is asked for, and for all alike. A
+    warning names them."""
+    cap = CapWithCB1(1, n_trials=12)
+    asked = SHORT | dict(strategies=("new",), pretrainings={"1s-60%": weights})
+    with pytest.warns(UserWarning, match="subject 1: without a position: CB1, CB2; the contextual"):
+        kept = evaluate([Task("MI", cap, (1,))], out=tmp_path / "kept", **asked)
+    alone = kept["head"] == "contextual"
+    assert kept[alone].error.str.contains("channels without a position: CB1, CB2").all()
+    assert (kept[~alone].error == "").all() and set(kept[~alone].channels) == {62}
+    assert {"pre-local", "post-local", ""} == set(kept[~alone]["head"])
+    task = Task("MI", cap, (1,), drop_unplaced=True)
+    with pytest.warns(UserWarning, match="2 channels without a position left out: CB1, CB2"):
+        dropped = evaluate([task], out=tmp_path / "dropped", **asked)
+    assert (dropped.error == "").all() and set(dropped.channels) == {60}
+    with pytest.raises(ValueError, match="holds MI with other channels"):
+        evaluate([task], out=tmp_path / "kept", **asked)
+
+
 # ---------------------------------------------------------------- what is refused
 
 def test_tables_of_other_versions(table, tmp_path):

@@ -74,6 +74,12 @@ def test_wrong_options_of_the_demonstration_leave_no_folder(tmp_path, capfd):
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.parametrize("command", ["sjepa_finetune", "sjepa_evaluate", "sjepa_demo"])
+def test_seeds_that_are_too_large(command, tmp_path, capfd):
+    code, _, wrong = call(capfd, command, "--seed", 2**32, "--out", tmp_path / "out")
+    assert code == 2 and "--seed lies between" in wrong and not (tmp_path / "out").exists()
+
+
 # ---------------------------------------------------------------- going on
 
 def finetune(capfd, out, *more):
@@ -140,8 +146,7 @@ def test_a_table_without_its_sweep_is_not_gone_on_with(tmp_path, capfd):
     ("baselines=simulated", "a name of the table's own"),
     ("no-pre-training=simulated", "a name of the table's own"),
     ("=simulated", "cannot be called ''"), (" =simulated", "cannot be called ' '"),
-    ("a/b=simulated", "cannot be called 'a/b'"), ("mine=", "names no weights"),
-    ("", "names no weights")])
+    ("a/b=simulated", "cannot be called 'a/b'"), ("mine=", "names no weights")])
 @pytest.mark.parametrize("command", ["sjepa_finetune", "sjepa_evaluate"])
 def test_names_that_weights_cannot_have(command, spec, says, tmp_path, capfd):
     code, _, wrong = call(capfd, command, "--weights", spec, "--out", tmp_path / "out")

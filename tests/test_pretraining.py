@@ -330,6 +330,8 @@ def test_weights_without_a_checkpoint_are_a_false_start(begin, tmp_path, monkeyp
 
 @pytest.mark.parametrize("words, said", [
     ("--device nonsense", "is not a device"), ("--device cuda:99", "no CUDA device"),
+    ("--device meta", "there is none here"), ("--jobs 0", "--jobs is a number of processes"),
+    ("--seed 4294967296", "--seed lies between 0 and 4294967295"),
     ("--length inf", "whole seconds"), ("--length 1.5", "whole seconds"),
     ("--interval nan", "--interval"), ("--mask nan", "radius must be positive"),
     ("--valid-share 2", "between 0 and 1"), ("--seed -1", "seed"), ("--dropout 2", "dropout"),

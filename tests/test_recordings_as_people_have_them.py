@@ -17,7 +17,7 @@ from moabb.datasets.base import BaseDataset
 
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.preprocessing import Preprocessing, _cuts, preprocess
-from sjepa_nb.sources import Source, _whose, file_sources
+from sjepa_nb.sources import Source, _fingerprint, _whose, file_sources
 from sjepa_nb.store import (
     _shortened, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
 )
@@ -446,6 +446,22 @@ def test_another_recording_of_the_same_size_is_noticed(tmp_path):
     assert path.stat().st_size == size
     said = "has other options or another content"
     with pytest.raises(ValueError, match=said): build(tmp_path / "store", [path])
+
+
+def test_what_is_seen_of_a_recording_of_several_files(tmp_path):
+    "A folder (EGI's .mff) and a FIF file in parts are as good as their other files."
+    seen = set()
+    (tmp_path / "s1.mff/deep").mkdir(parents=True)
+    for name, content in (("signal1.bin", b"a"), ("signal1.bin", b"b"), ("deep/more", b"b")):
+        (tmp_path / "s1.mff" / name).write_bytes(content)
+        seen.add(_fingerprint(tmp_path / "s1.mff"))
+    (tmp_path / "s1_raw.fif").write_bytes(b"a")
+    for name, content in (("s1_raw.fif", b"b"), ("s1_raw-1.fif", b"a"), ("s1_raw-1.fif", b"b")):
+        (tmp_path / name).write_bytes(content)
+        seen.add(_fingerprint(tmp_path / "s1_raw.fif"))
+    assert len(seen) == 6
+    (tmp_path / "s1_raw-1.fif").unlink()
+    assert _fingerprint(tmp_path / "s1_raw.fif").count("-") == 1   # as stores have it
 
 
 def test_a_store_of_before_still_opens(tmp_path):

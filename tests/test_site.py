@@ -92,7 +92,8 @@ def test_sidebar_lists_every_page_in_order(site):
     sidebar = merged(site[0] / "_proc")["website"]["sidebar"]
     listed = flat(sidebar["contents"])
     numbered = sorted(p.name for p in PAGES if re.match(r"\d\d_", p.name))
-    first, last = ["index", "fifteen_minutes"], ["evidence", "choices", "cost", "glossary"]
+    first = ["index", "fifteen_minutes", "your_recordings"]
+    last = ["evidence", "choices", "cost", "glossary"]
     assert listed == [f"{n}.ipynb" for n in first] + numbered + [f"{n}.ipynb" for n in last]
     assert set(listed) == {p.name for p in PAGES}
 
@@ -134,7 +135,8 @@ def first(self: A, x,  # volts
 
 class B(A):
     'That.'
-    size: int = 3  # cm
+    # cm
+    size: int = 3
 
     @property
     def area(self): return 9
@@ -151,7 +153,7 @@ def test_documentation_comes_in_the_order_of_the_source_and_before_it():
 def test_signatures_are_those_of_the_source():
     _, first, second, _ = processed(cell(TWO, "export"), doc("B"), doc("A.first"))
     assert "```python\ndef first(self: A, x,  # volts\n):  # a number\n```" in said(first)
-    assert "```python\nclass B(A):\n    size: int = 3  # cm\n```" in said(second)
+    assert "```python\nclass B(A):\n    # cm\n    size: int = 3\n```" in said(second)
     assert "args" not in said(first) and "\nIt is so\nand so." in said(first)
 
 
@@ -170,6 +172,8 @@ def test_links_to_helpers_and_links_in_links_are_mended():
     text = "[`_a`](https://a/b.html#_a), [the [`fit`](https://a/b.html#fit) page](05.ipynb)"
     mended = processed(cell(text, kind="markdown"))[1].source
     assert mended == "`_a`, [the `fit` page](05.ipynb)"
+    title = processed(cell("## [`fit`](https://a/b.html#fit)\n", kind="markdown"))[1].source
+    assert title == "## `fit`\n"
 
 
 def test_tables_are_markdown():
