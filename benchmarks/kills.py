@@ -32,7 +32,7 @@ TRAIN = [
     "--interval", "20", "--batch-size", "8", "--epochs", "3", "--precision", "float32", "--quiet",
     "--checkpoint-minutes", "0.005"]
 TRIALS = ["--subjects", "11", "12", "--paradigm", "MI", "--trials", "20", "48", "20",
-          "--folds", "2", "--epochs", "20"]
+          "--folds", "2", "--epochs", "5"]
 SWEEP = ["--heads", "pre-local", "--strategies", "probe", "new", "full", "--quiet"]
 DEMO = ["--steps", "20", "--subjects", "12", "--quiet"]
 CLOCKS = ["seconds", "waiting", "memory_gb", "fit_seconds"]  # columns that no two runs share

@@ -1,6 +1,7 @@
 """Wrong commands, wrong calls from Python and damaged files: each must be refused in words.
 
     python benchmarks/robustness.py --kind commands calls files
+    python benchmarks/robustness.py --again  # what the table says has failed, and what it has not
 
 Each case runs in a copy of this process, for at most 30 seconds, with at most 2 GB more than the
 libraries take. A command has to leave with code 2 and one line on stderr, and nothing in its folder
@@ -21,6 +22,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -321,7 +323,9 @@ sweep run gone
 def commands():
     "Each command with each of its wrong options."
     for base, options in COMMANDS.items():
-        for more in options[1:-1].split("\n"): yield try_command(f"{base} {more}".strip())
+        for more in options[1:-1].split("\n"):
+            words = f"{base} {more}".strip()
+            yield words, partial(try_command, words)
 
 
 def try_command(words):
@@ -333,7 +337,7 @@ def try_command(words):
     if not wrong and is_run(out): wrong = "leaves a run"
     if before != {f: contents(f) for f in before}: wrong = "changes another run"
     if out.exists(): shutil.rmtree(out)
-    return words, outcome, wrong
+    return outcome, wrong
 
 
 def contents(folder):
@@ -536,7 +540,8 @@ def python_objects():
     MADE.update(store=WindowStore("run/windows.zarr"), model=SJEPA.load("run/model.safetensors"),
                 sources=file_sources(["S001.edf", "S002.edf"]), montage=lee2019_montage(),
                 simulated=simulated_datasets(1, n_trials=(20, 48, 20))[0],
-                small=TrainingConfig(epochs=1), few=Montage(["Cz"], [[0, 0, 1]]), tasks=simulated_tasks([11], (20, 48, 20))[:1],
+                small=TrainingConfig(epochs=1), few=Montage(["Cz"], [[0, 0, 1]]),
+                tasks=simulated_tasks([11], (20, 48, 20))[:1],
                 table=evaluation.read_results("sweep/results.csv"))
     MADE["split"] = split_by_subject(MADE["store"].index, ["2"])
     MADE["X"] = 10 * np.random.default_rng(0).standard_normal((20, 62, 152))
@@ -549,11 +554,16 @@ def calls():
     python_objects()
     for line in CALLS.strip().splitlines():
         text, _, words = line.partition(" | ")
-        outcome = attempt(call(text))
-        wrong = fault(outcome, [words] if words else [])
-        if not wrong and Path("new").exists() and is_run(Path("new")): wrong = "leaves a run"
-        for left in ("new", "new.zarr", "new.zarr.partial"): shutil.rmtree(left, ignore_errors=True)
-        yield text, outcome, wrong
+        yield text, partial(try_call, text, words)
+
+
+def try_call(text, words):
+    "One wrong call."
+    outcome = attempt(call(text))
+    wrong = fault(outcome, [words])
+    if not wrong and is_run(Path("new")): wrong = "leaves a run"
+    for left in ("new", "new.zarr", "new.zarr.partial"): shutil.rmtree(left, ignore_errors=True)
+    return outcome, wrong
 
 
 # ---------------------------------------------------------------- damaged files
@@ -652,7 +662,9 @@ FILES = [  # file, what reads it, how it is damaged; `here` is a copy of the fol
 def files():
     "Each file, damaged in each way."
     for pattern, reader, damages in FILES:
-        for damage in damages: yield try_file(pattern, reader, damage)
+        for damage in damages:
+            case = f"{pattern}, {damage.__name__}: {reader.split(' --')[0]}"
+            yield case, partial(try_file, pattern, reader, damage)
 
 
 def try_file(pattern, reader, damage):
@@ -673,7 +685,7 @@ def try_file(pattern, reader, damage):
     for path in (here, Path("out")):
         if path.is_dir(): shutil.rmtree(path)
         else: path.unlink(missing_ok=True)
-    return f"{pattern}, {damage.__name__}: {reader.split(' --')[0]}", outcome, wrong
+    return outcome, wrong
 
 
 # ---------------------------------------------------------------- what the cases find there
@@ -726,23 +738,26 @@ def make_world():
 KINDS = dict(commands=commands, calls=calls, files=files)
 
 
-def run_kind(kind):
-    "A row for each case of a kind; those that fail are shown."
-    for case, outcome, wrong in KINDS[kind]():
-        if wrong: print(f"{kind}: {case}\n    {wrong}: {outcome.message[-1500:]}", flush=True)
-        message = " / ".join(lines(outcome.message)[-3:])[:300]
-        message = message.replace(os.getcwd(), "…")
-        yield dict(kind=kind, case=case, passed=not wrong, wrong=wrong,
-                   seconds=round(outcome.seconds, 1), megabytes=round(outcome.megabytes),
-                   message=message)
+def run_case(kind, case, work):
+    "Its row; what is wrong is shown."
+    outcome, wrong = work()
+    if wrong: print(f"{kind}: {case}\n    {wrong}: {outcome.message[-1500:]}", flush=True)
+    message = " / ".join(lines(outcome.message)[-3:])[:300].replace(os.getcwd(), "…")
+    return dict(kind=kind, case=case, passed=not wrong, wrong=wrong, message=message,
+                seconds=round(outcome.seconds, 1), megabytes=round(outcome.megabytes))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--kind", nargs="+", choices=KINDS, default=[*KINDS])
+    p.add_argument("--again", action="store_true", help="keep what has passed before")
     p.add_argument("--out", type=Path, default=RESULTS)
     a = p.parse_args()
-    a.out = a.out.resolve()
+    a.out, before = a.out.resolve(), {}
+    if a.again:
+        known = pd.read_csv(a.out, keep_default_na=False)
+        known = known[known.passed].to_dict("records")
+        before = {(row["kind"], row["case"]): row for row in known}
     os.environ.update(HF_HUB_OFFLINE="1", MOABB_DOWNLOAD_PROVIDER="upstream")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)   # a copy of a process with several would wait for them
@@ -752,10 +767,12 @@ def main():
         os.chdir(folder)
         runs.quieten()
         make_world()
-        for kind in a.kind: table += run_kind(kind)
+        for kind in a.kind:
+            for case, work in KINDS[kind]():
+                table.append(before.get((kind, case)) or run_case(kind, case, work))
+                pd.DataFrame(table).to_csv(a.out, index=False)
         os.chdir(home)
     table = pd.DataFrame(table)
-    table.to_csv(a.out, index=False)
     print(table.groupby("kind", sort=False).passed.agg(tried="size", passed="sum").to_string())
 
 

@@ -558,14 +558,16 @@ def _begin(out, told):
     "The rows so far, after a look at whether the folder holds the same sweep."
     file, table = out / "sweep.json", out / "results.csv"
     done = read_results(table) if table.is_file() else None
-    if done is not None and file.is_file() and (done.error != "").all():
-        done = None   # a table of failures binds nobody
-    elif file.is_file():
+    if file.is_file():
         before = read_json(file, dict)
         if not set(_PROTOCOL) | {"tasks"} <= set(before): raise ValueError(f"{file} is no sweep's")
-        _check_protocol(out, before, told)
-        _check_names(out, before, told)
-        told = _joined(before, told)
+        try:
+            _check_protocol(out, before, told)
+            _check_names(out, before, told)
+            told = _joined(before, told)
+        except ValueError:
+            if done is None or (done.error == "").any(): raise
+            done = None   # a table of failures binds nobody
     elif table.exists():
         raise FileExistsError(f"{out} holds results already, and no sweep.json that says of what: "
                               "choose another folder")
