@@ -125,16 +125,13 @@ class FixedBudgetMask:
         n_contexts: int = 8,  # contexts an example
         n_targets: int = 2,  # targets a context
     ):
-        counts = dict(n_visible=n_visible, n_hidden=n_hidden, n_contexts=n_contexts,
-                      n_targets=n_targets)
-        for name, value in counts.items():
-            if value < 1: raise ValueError(f"{name} is at least 1, not {value}")
+        if min(n_visible, n_hidden, n_contexts, n_targets) < 1:
+            raise ValueError("n_visible, n_hidden, n_contexts and n_targets are at least 1")
         need = n_visible + n_targets * n_hidden
         if len(montage) < need:
-            raise ValueError(
-                f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} hidden "
-                f"channels needs {need} channels; this montage has {len(montage)}: use SphereMask, or a "
-                "smaller budget")
+            raise ValueError(f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} "
+                             f"hidden channels needs {need} channels; this montage has "
+                             f"{len(montage)}: use SphereMask, or a smaller budget")
         self.montage, self.radius = montage, radius
         self.budget = n_visible, n_hidden, n_contexts, n_targets
         self.inside = torch.from_numpy(sphere(montage, radius))
