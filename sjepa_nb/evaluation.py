@@ -529,6 +529,13 @@ def _check_names(out, before, now):
         what = "another scale" if task["scale"] != same["scale"] else "other channels"
         raise ValueError(f"{out} holds {task['task']} with {what}: choose another folder")
 
+# %% ../nbs/19_evaluation.ipynb #1c19b0a2
+def _joined(before, now):
+    "What `sweep.json` says after more tasks and weights."
+    more = [t for t in now["tasks"] if t not in before["tasks"]]
+    weights = before.get("weights", {}) | now["weights"]
+    return now | dict(tasks=before["tasks"] + more, weights=weights)
+
 # %% ../nbs/19_evaluation.ipynb #57b1739b
 def _identity(weights):
     "A digest of weights; None for random ones."
@@ -548,12 +555,6 @@ def _told(sweep, tasks):
     return json.loads(json.dumps(told, default=str))
 
 # %% ../nbs/19_evaluation.ipynb #e6fa5171
-def _joined(before, now):
-    "What `sweep.json` says after more tasks and weights."
-    more = [t for t in now["tasks"] if t not in before["tasks"]]
-    weights = before.get("weights", {}) | now["weights"]
-    return now | dict(tasks=before["tasks"] + more, weights=weights)
-
 def _begin(out, told):
     "The rows so far, after a look at whether the folder holds the same sweep."
     file, table = out / "sweep.json", out / "results.csv"

@@ -129,7 +129,7 @@ EVALUATE = ["--subjects", "11", "--paradigm", "MI", "--trials", "20", "48", "20"
     ("sjepa_plot", "epochs.csv", EPOCHS, "no epoch is over yet"),
     ("sjepa_plot", "epochs.csv", "", "is no table of epochs"),
     ("sjepa_plot", "epochs.csv", "a,b\n1,2\n", "is no table of epochs"),
-    ("sjepa_plot", "epochs.csv", EPOCHS + ",".join("a" * EPOCHS.count(",")) + ",a\n", "are numbers"),
+    ("sjepa_plot", "epochs.csv", EPOCHS + "a," * EPOCHS.count(",") + "a\n", "are numbers"),
     ("sjepa_plot", "results.csv", "", "is no table of results"),
     ("sjepa_plot", "results.csv", "a,b\n1,2\n", "another version"),
     ("sjepa_plot", "results.csv", TABLE, "are numbers"),
@@ -168,7 +168,7 @@ def test_a_foreign_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
         load_checkpoint(tmp_path)
     for file in tmp_path.iterdir(): file.write_text("a text, of which torch.load says a page")
-    with pytest.raises(ValueError, match=r"can be read \(checkpoint.pt: [^\n]*\); start again") as e:
+    with pytest.raises(ValueError, match=r"be read \(checkpoint.pt: .*\); start again") as e:
         load_checkpoint(tmp_path)
     assert "\n" not in str(e.value)
 

@@ -20,7 +20,7 @@ TRIALS = ["--subjects", "11", "--paradigm", "MI", "--trials", "20", "48", "20"]
     (lambda: Preprocessing(on_missing="x"), "on_missing is"),
     (lambda: SphereMask(MONTAGE, np.nan), "radius"),
     (lambda: SphereMask(MONTAGE, max_share=0.), "max_share"),
-    (lambda: FixedBudgetMask(MONTAGE, n_hidden=0), "n_hidden, n_contexts and n_targets are at least 1"),
+    (lambda: FixedBudgetMask(MONTAGE, n_hidden=0), "n_targets are at least 1"),
     (lambda: SJEPAConfig(width=-64), "width is a whole number"),
     (lambda: SJEPAConfig(hidden=0), "hidden is a whole number"),
     (lambda: SJEPAConfig(predictor_depth=0), "predictor_depth is a whole number"),
