@@ -114,6 +114,7 @@ def _unplaced(info, names):
     except ValueError: return list(names)   # not one has
     return [n for n in names if n not in placed]
 
+# %% ../nbs/05_trials.ipynb #1c05a003
 def _warn_of_channels(epochs, names, who):
     "Say which EEG channels are left out, and which are kept that have no place."
     for note in _notes_on_channels(epochs, names): warnings.warn(f"{who}: {note}")
@@ -401,13 +402,12 @@ def load_trials(
     preprocessing: Preprocessing = Preprocessing(),
     n_classes: int | None = None,  # imagery with more than two, or SSVEP with fewer than all
     events: list | None = None,  # the classes by name, e.g. ["hands", "feet"]
-) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, Montage]:  # X, y, metadata, montage
+) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, Montage]:  # X, y, metadata, montage (or names)
     """Labelled trials through MOABB's own paradigms.
 
     `X` is float32 `(trials, channels, samples)` in µV; the table has subject, session and run.
     When None: `length` is 536, 152 and 536 samples for MI, ERP and SSVEP (of epochs, what they
-    have), `events` are left and right hand for imagery, else all. With
-    `Preprocessing(on_missing="keep")`, the montage is names alone where one has no place."""
+    have), `events` are left and right hand for imagery, else all."""
     ds = find_dataset(dataset) if isinstance(dataset, str) else dataset
     task = _task(ds, paradigm, length, preprocessing, n_classes, events)
     n = _trial_samples(None if isinstance(ds, EpochsFiles) else paradigm, length)

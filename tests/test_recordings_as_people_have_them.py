@@ -249,9 +249,8 @@ def edf_plus_d_header(names, samples, records):
     return head
 
 
-def test_gaps_of_an_edf_plus_d_file(tmp_path):
-    """Ten records of a second, the last five a minute later: the seam is a cut, and what is marked
-    after it keeps its place in the signal."""
+def write_gapped(path):
+    "An EDF+D file of ten records of a second, the last five a minute later."
     x = np.random.default_rng(0).normal(size=(8, 2000)) * 10
     content = edf_plus_d_header([*CHANNELS, "EDF Annotations"], [200] * 8 + [30], 10)
     for i in range(10):
@@ -260,8 +259,19 @@ def test_gaps_of_an_edf_plus_d_file(tmp_path):
         if i == 7: marks += b"+67\x14left_hand\x14\0"
         content += np.round(x[:, i * 200:(i + 1) * 200] * 10).astype("<i2").tobytes()
         content += marks.ljust(60, b"\0")
-    (tmp_path / "s1.edf").write_bytes(content)
-    raw = read_one(tmp_path / "s1.edf")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["s1.edf", "sub-1_task-a_eeg.edf"])
+def test_gaps_of_an_edf_plus_d_file(tmp_path, name):
+    """The seam is a cut, and what is marked after it keeps its place in the signal; in a BIDS
+    dataset without a table of events too."""
+    write_gapped(tmp_path / name)
+    if "sub" in name:
+        (tmp_path / "sub-1/eeg").mkdir(parents=True)
+        (tmp_path / name).rename(tmp_path / "sub-1/eeg" / name)
+        mne_bids.make_dataset_description(path=tmp_path, name="gaps", verbose="ERROR")
+    (_, raw), = file_sources(tmp_path)[0].read()
     assert _cuts(raw) == [1000] and raw.n_times == 2000
     found = {(a["description"], float(a["onset"])) for a in raw.annotations}
     assert found == {("boundary", 5.), ("left_hand", 7.)}
@@ -675,7 +685,7 @@ def test_the_parts_of_a_long_recording_are_one(tmp_path):
     assert next(sources[0].read())[1].n_times == raw.n_times
 
 
-def write_bids(root, who, tables=True, **kwargs):
+def write_bids(root, who, **kwargs):
     "A recording with an eye channel, a bad channel, a cough and a date."
     raw = noise(T19 + ("Eye",), **kwargs)
     raw.set_channel_types({"Eye": "eog"}, verbose="ERROR").set_meas_date(1e9)
@@ -715,13 +725,6 @@ def test_a_bids_dataset(tmp_path):
     told.write_text(told.read_text().replace("Fz", "Fq"))
     with pytest.raises(ValueError, match="anna.*: its BIDS tables do not fit .*mismatch"):
         file_sources(root)
-
-
-def test_a_bids_recording_without_an_events_table_keeps_its_own_marks(tmp_path):
-    file = write_bids(tmp_path, "anna", seconds=20)
-    for f in file.parent.glob("*events*"): f.unlink()
-    (_, raw), = file_sources([file])[0].read()
-    assert [str(d) for d in raw.annotations.description] == ["BAD_cough"]
 
 
 def test_links_are_named_by_their_own_names(tmp_path):
