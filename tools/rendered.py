@@ -33,8 +33,8 @@ FILES = "https://github.com/sjepa-nb/sjepa_nb/blob/main/"
 # Quarto reads the widths from `grid` in _quarto.yml; the same for smalldocs
 GRID = ":root { --sd-sidebar-width: 200px; --sd-margin-width: 200px; --sd-gap: 1.5rem; }\n"
 BINARIES = "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
-SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-            "--remote-debugging-pipe", "--hide-scrollbars",
+SWITCHES = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--no-first-run", "--remote-debugging-pipe", "--hide-scrollbars",
             "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # no other host is reached
 
 
