@@ -96,6 +96,8 @@ class Task:
     drop_unplaced: bool = False  # leave out channels without a position; the contextual head must
 
     def __post_init__(self):
+        if self.paradigm not in ("MI", "ERP", "SSVEP"):
+            raise ValueError(f"paradigm is MI, ERP or SSVEP, not {self.paradigm!r}")
         for k in ("subjects", "events"):
             if getattr(self, k) is not None: object.__setattr__(self, k, tuple(getattr(self, k)))
 
@@ -161,6 +163,8 @@ def ways(heads=HEADS, strategies=STRATEGIES) -> list:  # (strategy, head)
     unknown = [s for s in strategies if s not in STRATEGIES]
     if unknown:
         raise ValueError(f"a strategy is one of {', '.join(STRATEGIES)}, not {unknown[0]!r}")
+    unknown = [h for h in heads if h not in HEADS]
+    if unknown: raise ValueError(f"a head is one of {', '.join(HEADS)}, not {unknown[0]!r}")
     return [(s, h) for h in heads for s in strategies if s != "probe" or h == "pre-local"]
 
 # %% ../nbs/19_evaluation.ipynb #aea794b3
@@ -444,6 +448,8 @@ def _check_sweep(sweep):
     for way, more in ({"new-pre-local": {}} | (sweep.limits or {})).items():
         if way not in known: raise ValueError(f"limits are for {', '.join(known)}; not {way!r}")
         SJEPAClassifier(**sweep.settings | more)._check_settings()
+    if sweep.train_trials is not None and sweep.train_trials < 1:
+        raise ValueError(f"train_trials is at least 1, not {sweep.train_trials}")
     if sweep.folds < 2: raise ValueError(f"at least 2 folds are needed, not {sweep.folds}")
 
 # %% ../nbs/19_evaluation.ipynb #0581c9ba
@@ -550,18 +556,23 @@ def _joined(before, now):
 
 def _begin(out, told):
     "The rows so far, after a look at whether the folder holds the same sweep."
-    file = out / "sweep.json"
+    file, table = out / "sweep.json", out / "results.csv"
+    done = read_results(table) if table.is_file() else None
     if file.is_file():
         before = read_json(file, dict)
         if not set(_PROTOCOL) | {"tasks"} <= set(before): raise ValueError(f"{file} is no sweep's")
-        _check_protocol(out, before, told)
-        _check_names(out, before, told)
-        told = _joined(before, told)
-    elif (out / "results.csv").exists():
+        try:
+            _check_protocol(out, before, told)
+            _check_names(out, before, told)
+            told = _joined(before, told)
+        except ValueError:
+            if done is None or (done.error == "").any(): raise
+            done = None   # a table of failures binds nobody
+    elif table.exists():
         raise FileExistsError(f"{out} holds results already, and no sweep.json that says of what: "
                               "choose another folder")
     write_json(file, told)
-    return read_results(out / "results.csv") if (out / "results.csv").is_file() else None
+    return done
 
 # %% ../nbs/19_evaluation.ipynb #2b987e04
 def _complete(done, cell, sweep):
@@ -627,6 +638,7 @@ def evaluate(
     _check_sweep(sweep)
     tasks = [_with_subjects(t) for t in tasks]
     told, cells = _told(sweep, tasks), _cells(sweep, tasks, with_baselines)
+    if not cells: raise ValueError("nothing to evaluate: no tasks, or no pretrainings")
     with locked(out, lock): return _run(sweep, cells, told, Path(out), n_jobs, progress)
 
 # %% ../nbs/19_evaluation.ipynb #da7501e4

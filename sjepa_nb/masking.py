@@ -60,8 +60,10 @@ class SphereMask:
         radius: float = .6,  # head radii
         max_share: float = .5,  # a sphere that holds more of the channels shrinks to this share
     ):
-        if radius <= 0:
+        if not radius > 0:
             raise ValueError(f"the radius of a mask is positive, in head radii; got {radius}")
+        if not 0 < max_share < 1:
+            raise ValueError(f"max_share lies between 0 and 1, not {max_share}")
         if len(montage) < 2:
             raise ValueError("a mask needs at least 2 channels: one to hide and one to see")
         self.montage, self.radius = montage, radius
@@ -123,6 +125,10 @@ class FixedBudgetMask:
         n_contexts: int = 8,  # contexts an example
         n_targets: int = 2,  # targets a context
     ):
+        counts = dict(n_visible=n_visible, n_hidden=n_hidden, n_contexts=n_contexts,
+                      n_targets=n_targets)
+        for name, value in counts.items():
+            if value < 1: raise ValueError(f"{name} is at least 1, not {value}")
         need = n_visible + n_targets * n_hidden
         if len(montage) < need:
             raise ValueError(

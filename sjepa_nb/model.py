@@ -8,6 +8,7 @@ __all__ = ['TARGET_NORMS', 'PRESETS', 'SJEPAConfig', 'SJEPA', 'masked_l1', 'Outp
 # %% ../nbs/13_model.ipynb #def70b61
 import copy
 import json
+import numbers
 import re
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -43,10 +44,14 @@ class SJEPAConfig:
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
     def __post_init__(self):
+        for name in ("width", "depth", "predictor_depth", "heads", "hidden"):
+            value = getattr(self, name)
+            if isinstance(value, numbers.Integral) and value >= 1: continue
+            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
         if not 1 <= self.average_layers <= self.depth:
             raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; "
                              f"got {self.average_layers}")
-        if self.heads < 1 or self.width % self.heads:
+        if self.width % self.heads:
             raise ValueError(f"heads must divide the width, {self.width}; got {self.heads}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout lies between 0 and 1, not {self.dropout}")

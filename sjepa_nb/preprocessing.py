@@ -345,6 +345,8 @@ class Preprocessing:
         if self.scale not in ("raise", "implausible", "always", "keep"):
             raise ValueError('scale is "raise", "implausible", "always" or "keep", '
                              f'not {self.scale!r}')
+        if self.on_missing not in ("raise", "drop", "keep"):
+            raise ValueError(f'on_missing is "raise", "drop" or "keep", not {self.on_missing!r}')
         if self.bad_channels not in ("drop", "raise", "keep"):
             raise ValueError('bad_channels is "drop", "raise" or "keep", '
                              f'not {self.bad_channels!r}')

@@ -256,7 +256,7 @@ def load_checkpoint(folder: Path) -> dict:
     if not found: raise FileNotFoundError(f"no checkpoint in {folder}: nothing to resume")
     for path in found:
         try: state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as e: why = e
+        except Exception as e: why = f"{path.name}: {e}".splitlines()[0]
         else:
             if isinstance(state, dict) and "told" in state: return state
             why = f"{path.name} is no checkpoint"
@@ -340,9 +340,12 @@ def gather(self: World, value) -> list:
 def _check_run(store, split, config, probes):
     "Raise `ValueError` for windows or settings that cannot make a run."
     for part in ("train", "valid"):
-        if len(split[part]): continue
-        raise ValueError(
-            f"no windows to {part} on: check the subjects and the length of the recordings")
+        rows = split.get(part, ())
+        if not len(rows):
+            raise ValueError(
+                f"no windows to {part} on: check the subjects and the length of the recordings")
+        if min(rows) < 0 or max(rows) >= len(store):
+            raise ValueError(f"the rows to {part} on are not all among the {len(store)} windows")
     if np.intersect1d(split["train"], split["valid"]).size:
         raise ValueError("some windows are to train and to validate on: split by subject")
     if config.select == "probe" and not probes:
@@ -796,12 +799,19 @@ def run(self: Pretraining) -> SJEPA:  # the best model
     return SJEPA.load(self.folder / "model.safetensors")
 
 # %% ../nbs/16_pretraining.ipynb #1c16a001
+def _read_table(path, columns):
+    "A table of numbers. Raises `ValueError` for a damaged one, and for one of something else."
+    what = f"{path} is no table of {path.stem}"
+    try: table = pd.read_csv(path)
+    except ValueError as e: raise ValueError(f"{what}: {e}") from e
+    if not set(columns) <= set(table): raise ValueError(what)
+    words = table.columns.difference(table.select_dtypes("number").columns)
+    if len(table) and len(words): raise ValueError(f"{what}: not all of {words[0]} are numbers")
+    return table
+
 def read_epochs(folder: str | Path) -> pd.DataFrame:
     "The table of a run's epochs. Raises `ValueError` where none is over, or for a damaged table."
-    path = Path(folder) / "epochs.csv"
-    try: epochs = pd.read_csv(path)
-    except ValueError as e: raise ValueError(f"{path} is no table of epochs: {e}") from e
-    if not set(EPOCH_COLUMNS) <= set(epochs): raise ValueError(f"{path} is no table of epochs")
+    epochs = _read_table(Path(folder) / "epochs.csv", EPOCH_COLUMNS)
     if not len(epochs): raise ValueError(f"{folder}: no epoch is over yet")
     return epochs
 
@@ -815,7 +825,8 @@ def _best(folder, epochs):
 
 def _plot_loss(ax, folder, epochs, name, colour):
     "Losses, and a star at the best epoch."
-    steps, best = pd.read_csv(folder / "steps.csv"), _best(folder, epochs)
+    steps = _read_table(folder / "steps.csv", ("step", "loss"))
+    best = _best(folder, epochs)
     ax.plot(steps.step, steps.loss, color=colour, alpha=.25, lw=.7)
     ax.plot(epochs.step, epochs.train_loss, color=colour, label=f"{name}, training")
     ax.plot(epochs.step, epochs.loss, color=colour, ls="--", label=f"{name}, validation")
@@ -851,6 +862,7 @@ def plot_pretraining(
     names: list[str] | None = None,  # of the runs; their folders' names when None
 ):  # the figure
     "Losses of runs as in the paper's figure 4, signs of collapse, probes; a star: the best epoch."
+    if not folders: raise ValueError("no folder of a run to plot")
     fig, axes = plt.subplots(2, 2, figsize=(8.4, 6), layout="constrained", sharex=True)
     for i, folder in enumerate(map(Path, folders)):
         name, colour = names[i] if names else folder.name, f"C{i}"

@@ -556,7 +556,8 @@ def _score(folds):
 def _refuse_other(out, label, name):
     "Raise `ValueError` where a folder holds classifiers that other options made."
     if not (out / "results.csv").exists(): return
-    others = set(read_results(out / "results.csv").pipeline) - {label, name}
+    table = read_results(out / "results.csv")
+    others = set(table[table.error == ""].pipeline) - {label, name}
     if others:
         raise ValueError(f"{out} holds {', '.join(sorted(others))}, and --weights, --head and "
                          f"--strategy now say {label}: choose another --out, or the same options")

@@ -197,6 +197,7 @@ def _read_as_is(path, preload, exclude=()):
 def _read_edf(path, preload):
     "An EDF file without its channels at other rates, with its gaps as cuts; and what MNE said."
     head = _edf_header(path)
+    if not head["seconds"] > 0: raise ValueError("its records last 0 s, so its rate is unknown")
     away = _at_other_rates(head)
     raw, said = _read_as_is(path, preload, away)
     if head["kind"] in ("EDF+D", "BDF+D"):

@@ -183,7 +183,7 @@ def _runs(source):
 def _is_whole(folder, plan):
     "Whether a run's group is there and was made by this plan."
     try: return read_json(folder / "zarr.json")["attributes"]["plan"] == plan
-    except (OSError, ValueError, KeyError): return False
+    except (OSError, ValueError, KeyError, TypeError): return False
 
 # %% ../nbs/04_store.ipynb #f2147b15
 def _note(draft, name, settings):
@@ -307,9 +307,9 @@ def _attributes(path):
     "The description of the store at `path`. Raises `ValueError` for anything else."
     local = isinstance(path, Path)
     try:
-        if local: about = read_json(path / "zarr.json")["attributes"]
+        if local: about = dict(read_json(path / "zarr.json", dict)["attributes"])
         else: about = dict(zarr.open_group(path, mode="r").attrs)
-    except (OSError, ValueError, KeyError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         why = ": no such folder" if local and not path.exists() else ""
         raise ValueError(f"{path} is not a window store{why}") from e
     if about.get("format") != FORMAT[0]: raise ValueError(f"{path} is not a window store")

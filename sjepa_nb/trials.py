@@ -221,6 +221,10 @@ class FileDataset(BaseDataset):
     ):
         if paradigm not in KINDS:
             raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
+        if not events or not isinstance(events, dict):
+            raise ValueError(f"events is a dict, class → annotation at its cues; got {events!r}")
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"seconds of a trial are positive, not {seconds}")
         spelled = [(str(said), str(name)) for name, said in events.items()]
         self.classes = {_said_in(said): name for said, name in spelled} | dict(spelled)
         self.sources = file_sources(files, subject_regex)

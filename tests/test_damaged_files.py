@@ -13,7 +13,10 @@ from sjepa_nb.evaluation import BLANK, _PROTOCOL
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.pretraining import EPOCH_COLUMNS, CsvLog, load_checkpoint
+from sjepa_nb.pretraining import EPOCH_COLUMNS, CsvLog, load_checkpoint, plot_pretraining
+from sjepa_nb.sources import file_sources
+from sjepa_nb.store import WindowStore
+from test_data import write_edf
 from sjepa_nb.weights import from_pretrained, save_pretrained
 
 SMALL = SJEPAConfig(depth=1, predictor_depth=1, hidden=32, average_layers=1)
@@ -126,6 +129,7 @@ EVALUATE = ["--subjects", "11", "--paradigm", "MI", "--trials", "20", "48", "20"
     ("sjepa_plot", "epochs.csv", EPOCHS, "no epoch is over yet"),
     ("sjepa_plot", "epochs.csv", "", "is no table of epochs"),
     ("sjepa_plot", "epochs.csv", "a,b\n1,2\n", "is no table of epochs"),
+    ("sjepa_plot", "epochs.csv", EPOCHS + ",".join("a" * EPOCHS.count(",")) + ",a\n", "are numbers"),
     ("sjepa_plot", "results.csv", "", "is no table of results"),
     ("sjepa_plot", "results.csv", "a,b\n1,2\n", "another version"),
     ("sjepa_plot", "results.csv", TABLE, "are numbers"),
@@ -163,6 +167,34 @@ def test_a_foreign_checkpoint(tmp_path):
         torch.save(value, tmp_path / name)
     with pytest.raises(ValueError, match="no checkpoint in .* can be read"):
         load_checkpoint(tmp_path)
+    for file in tmp_path.iterdir(): file.write_text("a text, of which torch.load says a page")
+    with pytest.raises(ValueError, match=r"can be read \(checkpoint.pt: [^\n]*\); start again") as e:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "7", '{"attributes": 7}', '{"attributes": [1]}'])
+def test_a_store_that_is_other_json(text, tmp_path):
+    (tmp_path / "zarr.json").write_text(text)
+    refused(WindowStore, tmp_path, "is not a window store")
+
+
+def test_records_of_no_length(tmp_path):
+    "MNE takes them for a second, and says so where no command shows it."
+    path = write_edf(tmp_path / "S001.edf")
+    data = path.read_bytes()
+    path.write_bytes(data[:244] + b"0       " + data[252:])
+    with pytest.raises(ValueError, match=r"S001.edf: .*records last 0 s"): file_sources([path])
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "no table of steps"), ("a,b\n1,2\n", "no table of steps"),
+    ("step,loss\n1,y\n", "not all of loss are numbers")])
+def test_steps_that_are_none(text, says, tmp_path):
+    row = dict.fromkeys(EPOCH_COLUMNS, "1.0")
+    (tmp_path / "epochs.csv").write_text(EPOCHS + ",".join(row.values()) + "\n")
+    (tmp_path / "steps.csv").write_text(text)
+    refused(plot_pretraining, tmp_path, "steps.csv", says)
 
 
 def test_a_damaged_log(tmp_path):
