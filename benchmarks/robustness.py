@@ -447,7 +447,7 @@ TrainingConfig(mask="x") | mask
 TrainingConfig(betas=(1., 1.)) | betas
 Pretraining(store, split, "run") | run
 Pretraining("store", split, "new") | store
-Pretraining(store, {}, "new") | split
+Pretraining(store, {}, "new") | no windows to train on
 Pretraining(store, dict(train=[], valid=[0]), "new") | train
 Pretraining(store, dict(train=[0], valid=[10**9]), "new") | valid
 Pretraining(store, split, "new", dict(epochs=1)) | config
