@@ -5,7 +5,7 @@
 For simulated people 9 to 12 (who test nothing else), and, with MNE_DATA, for PhysionetMI 1 to 3 and
 Kalunga2016 1 to 4: how far the frozen local tokens of a model move, as a share of their spread over
 trials (the median over tokens), and what its probe scores in five folds under either filter, beside
-the same probe of random weights. Rows go to results/trial_filter.csv.
+the same probe of random weights. Rows go to results/trial_filter.csv; those there are skipped.
 """
 import argparse
 import os
@@ -45,11 +45,17 @@ def moabb_trials(task, subject, montage):
     return (X - X.mean(1, keepdims=True)).astype(np.float32), np.asarray(y)
 
 
+def same_trials(ours, theirs):
+    "For each of our trials (some are left out) the same one among MOABB's."
+    a, b = (np.asarray(x).reshape(len(x), -1) for x in (ours, theirs))
+    alike = np.corrcoef(a, b)[:len(a), len(a):]   # (ours, theirs)
+    return theirs[alike.argmax(1)]
+
+
 def moved(ours, theirs, weights, scale):
     "How far tokens move, as a share of their spread over trials."
-    n = min(len(ours), len(theirs))
     features = SJEPAFeatures(weights, "local", None, scale=scale).fit(ours)
-    a, b = features.transform(ours[:n]), features.transform(theirs[:n])
+    a, b = features.transform(ours), features.transform(same_trials(ours, theirs))
     return float(np.median((a - b).std(0) / a.std(0)))
 
 
@@ -62,19 +68,24 @@ def scores(X, y, task, weights):
     return table.groupby("pipeline").score.mean().to_dict()
 
 
+def known_rows():
+    "What the table holds already."
+    return pd.read_csv(RESULTS).to_dict("records") if RESULTS.exists() else []
+
+
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", default="simulated")
-    weights, rows = p.parse_args().weights, []
+    weights, rows = p.parse_args().weights, known_rows()
     for task in tasks():
         for subject in task.subjects:
+            name = getattr(task.dataset, "code", task.dataset)
+            if any(r["dataset"] == name and r["subject"] == subject for r in rows): continue
             X, y, _, montage = task.load(subject)
             theirs, labels = moabb_trials(task, subject, montage)
-            same = len(X) == len(theirs) and (y == labels).all()
-            share = moved(X, theirs, weights, task.scale) if same else np.nan
+            share = moved(X, theirs, weights, task.scale)
             for way, trials, classes in ("ours", X, y), ("MOABB's", theirs, labels):
-                name = getattr(task.dataset, "code", task.dataset)
                 row = dict(dataset=name, task=task.name, subject=subject, filter=way, moved=share)
                 rows.append(row | scores(trials, classes, task, weights))
             print(rows[-2], rows[-1], flush=True)

@@ -60,7 +60,8 @@ def build(folder, files, interval=2.):
 @pytest.mark.parametrize("name, place", [
     ("EEG Fp1", "Fp1"), ("EEG Fp1-REF", "Fp1"), ("EEG FP1-LE", "Fp1"), ("Fp1-A1", "Fp1"),
     ("C3-M2", "C3"), ("Fz-CPz", "Fz"), ("EEG C3-Org", "C3"), ("EEG T3-REF", "T7"), ("A1", "A1"),
-    ("EEG A1-REF", "A1"), ("Fp1 REF", "Fp1"), ("EEG Cz LE", "Cz"), ("A2-A1", None), ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
+    ("EEG A1-REF", "A1"), ("Fp1 REF", "Fp1"), ("EEG Cz LE", "Cz"), ("A2-A1", None),
+    ("M1-M2", None), ("Fp1-F7", None), ("Fpz-Cz", None)])
 def test_references_in_names(name, place):
     assert canonical_name(name) == place
 
@@ -513,7 +514,8 @@ def offline(raw): raise requests.ConnectionError("no route to host")
 
 
 def made_sources(read, **harms):
-    return [Source(f"made/{run}", "", partial(made, run, read, harm)) for run, harm in harms.items()]
+    return [Source(f"made/{run}", "", partial(made, run, read, harm))
+            for run, harm in harms.items()]
 
 
 def test_all_bad_recordings_are_told_when_the_others_are_done(tmp_path):
@@ -561,7 +563,8 @@ def test_what_headers_tell_is_told_of_all_files_before_one_is_read(tmp_path):
     with pytest.warns(UserWarning, match="4 recordings left out:\n.*s2_raw.fif: a recording at 64"):
         sources = file_sources(tmp_path, preprocessing=Preprocessing(), skip_bad=True)
     assert [s.name.split("/")[1] for s in sources] == ["s1"]
-    with pytest.raises(ValueError, match="s2_raw.fif: a recording at 64 Hz[^\n]*Hz. or leave it out$"):
+    says = "s2_raw.fif: a recording at 64 Hz[^\n]*Hz. or leave it out$"
+    with pytest.raises(ValueError, match=says):
         file_sources([slow], preprocessing=Preprocessing(), skip_bad=True)   # nothing would be left
 
 
@@ -641,7 +644,8 @@ def test_one_name_at_two_places_is_told_before_a_build(tmp_path):
         places = {n: p for n, p in zip(T19, places)} | {"X1": [.02, .09 * (-1)**i, .03]}
         raw.set_montage(mne.channels.make_dig_montage(places), verbose="ERROR")
         raw.save(tmp_path / f"s{i}_raw.fif", verbose="ERROR")
-    with pytest.raises(ValueError, match="s1_raw.fif: the same name at different places.*: X1; ren"):
+    says = "s1_raw.fif: the same name at different places.*: X1; ren"
+    with pytest.raises(ValueError, match=says):
         file_sources(tmp_path, preprocessing=Preprocessing())
 
 
