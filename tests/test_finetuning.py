@@ -569,7 +569,8 @@ TRIALS = {"only one class": dict(y=np.zeros(30)),
           "multiply by 1e6": dict(X=trials(30)[0] * 1e-6),
           "NaN": dict(X=NAN),
           "inconsistent|trials and 29 labels": dict(y=np.arange(29) % 2)}
-SETTINGS = {"channels without a position: Ear": dict(channels=CHANNELS[:-1] + ("Ear",)),
+SETTINGS = {"channels without a position: Ear": dict(channels=CHANNELS[:-1] + ("Ear",),
+                                                     head="contextual"),
             'head="contextual" needs to know where': dict(channels=None, head="contextual"),
             "6 channels, and 3 names": dict(channels=CHANNELS[:3]),
             "weights are an SJEPA": dict(weights=3)}
