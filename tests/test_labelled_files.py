@@ -1,4 +1,4 @@
-"""Labelled trials: filtered as the windows of pre-training are, and read from files of one's own."""
+"""Labelled trials: filtered as windows of pre-training are, and read from files of one's own."""
 import warnings
 
 import mne
