@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -743,6 +744,7 @@ def run_case(kind, case, work):
     outcome, wrong = work()
     if wrong: print(f"{kind}: {case}\n    {wrong}: {outcome.message[-1500:]}", flush=True)
     message = " / ".join(lines(outcome.message)[-3:])[:300].replace(os.getcwd(), "…")
+    message = re.sub(r"/\S*/site-packages", "…", message)   # where Python lies is nobody's business
     return dict(kind=kind, case=case, passed=not wrong, wrong=wrong, message=message,
                 seconds=round(outcome.seconds, 1), megabytes=round(outcome.megabytes))
 
