@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/trial_filter.py [--weights simulated]
 
-For simulated people 9 to 12 (who test nothing else), and, with MNE_DATA, for PhysionetMI 1 to 3 and
-Kalunga2016 1 to 4: how far the frozen local tokens of a model move, as a share of their spread over
-trials (the median over tokens), and what its probe scores in five folds under either filter, beside
-the same probe of random weights. Rows go to results/trial_filter.csv; those there are skipped.
+For simulated people 9 to 12, of those on whom choices are made, and, with MNE_DATA, for PhysionetMI
+1 to 3 and Kalunga2016 1 to 4: how far the frozen local tokens of a model move, as a share of their
+spread over trials (the median over tokens), and what its probe scores in five folds under either
+filter, beside that of random weights. Rows go to results/trial_filter.csv; those there are skipped.
 """
 import argparse
 import os
@@ -33,14 +33,13 @@ def tasks():
     yield Task("SSVEP", "Kalunga2016", (1, 2, 3, 4), FLICKER, scale="standardise")
 
 
-def moabb_trials(task, subject, montage):
+def moabb_trials(task, subject, montage, samples):
     "The same trials as MOABB gives them, in microvolts and referenced, and their labels."
     dataset = find_dataset(task.dataset) if isinstance(task.dataset, str) else task.dataset
     events = list(task.events or dataset.event_id) if task.paradigm != "ERP" else None
     paradigm = make_paradigm(task.paradigm, events=events)
     with mne.utils.use_log_level("ERROR"):
         epochs, y, _ = paradigm.get_data(dataset, [subject], return_epochs=True)
-    samples = dict(MI=536, ERP=152, SSVEP=536)[task.paradigm]
     X = epochs.reorder_channels(list(montage.names)).get_data()[..., :samples] * 1e6
     return (X - X.mean(1, keepdims=True)).astype(np.float32), np.asarray(y)
 
@@ -83,7 +82,7 @@ def main():
             name = getattr(task.dataset, "code", task.dataset)
             if any(r["dataset"] == name and r["subject"] == subject for r in rows): continue
             X, y, _, montage = task.load(subject)
-            theirs, labels = moabb_trials(task, subject, montage)
+            theirs, labels = moabb_trials(task, subject, montage, X.shape[2])
             share = moved(X, theirs, weights, task.scale)
             for way, trials, classes in ("ours", X, y), ("MOABB's", theirs, labels):
                 row = dict(dataset=name, task=task.name, subject=subject, filter=way, moved=share)

@@ -33,7 +33,7 @@ def _field(node, lines):
 
 
 def signature(node, lines):
-    "How a function or a class is called, as it stands in the source: a class by fields or `__init__`."
+    "How a function or class is called, as its source says: a class by fields or `__init__`."
     found = _head(node, lines)
     for inner in node.body if isinstance(node, ast.ClassDef) else []:
         if isinstance(inner, ast.AnnAssign): found += _field(inner, lines)

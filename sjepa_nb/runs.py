@@ -47,7 +47,7 @@ from .sources import Source, file_sources, find_dataset, moabb_sources
 from sjepa_nb.store import (
     WindowStore, _other_sources, _shortened, build_store, split_by_subject, subjects_of,
 )
-from .trials import EpochsFiles, FileDataset
+from .trials import KINDS, EpochsFiles, FileDataset
 from .weights import from_pretrained
 
 # %% ../nbs/22_runs.ipynb #1c2cdc72
@@ -178,7 +178,7 @@ def model_of(o: Pretrain) -> SJEPAConfig:
     return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
 
 # %% ../nbs/22_runs.ipynb #d35f759f
-PARADIGM_OF = dict(imagery="MI", p300="ERP", ssvep="SSVEP")  # MOABB's word → ours
+PARADIGM_OF = {kind: paradigm for paradigm, kind in KINDS.items()}  # MOABB's word → ours
 
 def _known_subjects(dataset, wanted, name):
     "Subjects as the dataset writes them. Raises `ValueError` for one that it does not have."

@@ -19,9 +19,9 @@ from moabb.datasets.base import BaseDataset
 
 from .montage import Montage, recording_montage
 from sjepa_nb.preprocessing import (
-    FAR, MARGIN, TOKEN, UNITS, Preprocessing, _bandpass, _beside, _bridge, _cuts, _dead, _far,
-    _length, _notes_on_channels, _refuse, _robust_sd, _standardise, _stretches, _unit_trouble,
-    find_defects, find_extremes,
+    FAR, MARGIN, SFREQ, TOKEN, UNITS, Preprocessing, _bandpass, _beside, _bridge, _cuts, _dead,
+    _far, _length, _notes_on_channels, _refuse, _robust_sd, _standardise, _stretches,
+    _unit_trouble, find_defects, find_extremes,
 )
 from .sources import _chosen, _name_files, _whose, file_sources, find_dataset
 
@@ -193,13 +193,13 @@ def _from_stimuli(raw):
 def _with_classes(raw, classes):
     """A run whose trials are annotations called as their classes, and how many there are;
     `classes`: an annotation, its last word, or a number on a stimulus channel → class."""
-    marks, found = _from_stimuli(raw), 0
-    for i, said in enumerate(marks.description):
-        name = classes.get(said) or classes.get(_said_in(said))
-        if name is None: continue
-        marks.description[i], found = name, found + 1
+    marks = _from_stimuli(raw)
+    names = [classes.get(said) or classes.get(_said_in(said)) for said in marks.description]
+    words = [name or said for name, said in zip(names, marks.description)]
+    renamed = mne.Annotations(marks.onset, marks.duration, words, marks.orig_time)
     stimuli = [raw.ch_names[i] for i in mne.pick_types(raw.info, eeg=False, stim=True)]
-    return raw.drop_channels(stimuli).set_annotations(marks), found
+    found = sum(name is not None for name in names)
+    return raw.drop_channels(stimuli).set_annotations(renamed), found
 
 # %% ../nbs/05_trials.ipynb #f11e0016
 def _numbered(named):
@@ -216,12 +216,15 @@ class FileDataset(BaseDataset):
         files,  # paths of recordings
         paradigm: str,  # "MI", "ERP" or "SSVEP"
         events: dict,  # class → the annotation (or number on a stimulus channel) at its cues
-        seconds: float | None = None,  # of a trial; 4, 1 and 4 when None
+        # of a trial for MOABB's paradigms (`load_trials` has `length`); 4, 1 and 4 when None
+        seconds: float | None = None,
         subject_regex: str | None = None,  # finds the subject in a path
     ):
         if paradigm not in KINDS:
             raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
         if not (events and isinstance(events, dict)): raise ValueError("events is a full dict")
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"seconds is positive, not {seconds}")
         spelled = [(str(said), str(name)) for name, said in events.items()]
         self.classes = {_said_in(said): name for said, name in spelled} | dict(spelled)
         self.sources = file_sources(files, subject_regex)
@@ -257,9 +260,9 @@ def _read_epochs(path):
     except Exception as e:
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ValueError(f"{path}: no epochs that MNE can read ({why})") from e
-    if epochs.tmax < TOKEN / 128 - 1e-6:
+    if epochs.tmax < TOKEN / SFREQ - 1e-6:
         raise ValueError(f"{path}: trials end {epochs.tmax:g} s after their cue; one token takes "
-                         f"{TOKEN / 128:.2f} s")
+                         f"{TOKEN / SFREQ:.2f} s")
     return epochs
 
 # %% ../nbs/05_trials.ipynb #e90c0003
@@ -313,7 +316,7 @@ class EpochsFiles:
 
 # %% ../nbs/05_trials.ipynb #e90c0009
 def _file_trials(classes, path, name, prep):
-    "The trials of one file of epochs: `(trials, channels, samples)` in µV, labels, a table, info."
+    "The trials of one file: `(trials, channels, samples)` in µV, labels, a table, epochs."
     epochs = _read_epochs(path)
     other = _other_filter(epochs.info, prep)
     if other: warnings.warn(f"{path.name}: {other}")
@@ -324,7 +327,7 @@ def _file_trials(classes, path, name, prep):
     meta = pd.DataFrame(dict(subject=subject, session=session, run=run), index=range(len(y)))
     chosen = np.isin(y, classes)
     x = epochs.get_data()[chosen] * UNITS[prep.unit]
-    return x, y[chosen], meta[chosen], epochs.info
+    return x, y[chosen], meta[chosen], epochs
 
 # %% ../nbs/05_trials.ipynb #e90c0010
 def _trials_of_files(ds, classes, subject, prep):
@@ -333,11 +336,12 @@ def _trials_of_files(ds, classes, subject, prep):
     for path, source in zip(ds.paths, ds.sources):
         if source.name.split("/")[1] != subject: continue
         parts.append(_file_trials(classes, path, source.name, prep))
-    x, y, meta, infos = zip(*parts)
-    if len({(tuple(i["ch_names"]), v.shape[2]) for i, v in zip(infos, x)}) > 1:
+    x, y, meta, files = zip(*parts)
+    if len({(tuple(f.ch_names), v.shape[2]) for f, v in zip(files, x)}) > 1:
         raise ValueError("the files have different channels or lengths: give them apart")
-    montage, names = recording_montage(infos[0], on_missing=prep.on_missing)
-    rows = [infos[0]["ch_names"].index(n) for n in names]
+    montage, names = recording_montage(files[0].info, on_missing=prep.on_missing)
+    _warn_of_channels(files[0], names, f"{ds.code}, subject {subject}")
+    rows = [files[0].ch_names.index(n) for n in names]
     x, y, meta = np.concatenate(x)[:, rows], np.concatenate(y), pd.concat(meta)
     good = _without_defects(x, prep.sfreq)
     lost = Counter(BAD_defect=int((~good).sum())) if not good.all() else Counter()
