@@ -216,15 +216,13 @@ class FileDataset(BaseDataset):
         files,  # paths of recordings
         paradigm: str,  # "MI", "ERP" or "SSVEP"
         events: dict,  # class → the annotation (or number on a stimulus channel) at its cues
-        # of a trial for MOABB's paradigms (`load_trials` has `length`); 4, 1 and 4 when None
-        seconds: float | None = None,
+        seconds: float | None = None,  # of a trial in MOABB's paradigms; 4, 1 and 4 when None
         subject_regex: str | None = None,  # finds the subject in a path
     ):
         if paradigm not in KINDS:
             raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
         if not (events and isinstance(events, dict)): raise ValueError("events is a full dict")
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"seconds is positive, not {seconds}")
+        if not (seconds is None or seconds > 0): raise ValueError(f"seconds is {seconds}, not > 0")
         spelled = [(str(said), str(name)) for name, said in events.items()]
         self.classes = {_said_in(said): name for said, name in spelled} | dict(spelled)
         self.sources = file_sources(files, subject_regex)
@@ -246,10 +244,9 @@ class FileDataset(BaseDataset):
             for labels, raw in source.read():
                 raw, n = _with_classes(raw, self.classes)
                 if n: found.setdefault(labels["session"], {})[labels["run"]] = raw
-        if not found:
-            raise ValueError("no recording of this subject has an annotation "
-                             f"{', '.join(self.classes)}")
-        return _numbered({session: _numbered(runs) for session, runs in found.items()})
+        if found: return _numbered({session: _numbered(runs) for session, runs in found.items()})
+        raise ValueError("no recording of this subject has an annotation "
+                         f"{', '.join(self.classes)}")
 
 # %% ../nbs/05_trials.ipynb #e90c0002
 def _read_epochs(path):

@@ -74,6 +74,12 @@ def test_moabb_evaluates_files(tmp_path):
     assert sorted(found.subject) == ["S1", "S2", "S3"]
 
 
+def test_a_trial_takes_time(tmp_path):
+    paths = files(tmp_path, lambda raw, path: raw.save(path, verbose="ERROR"), "S{}_raw.fif")
+    with pytest.raises(ValueError, match="seconds is -1"):
+        FileDataset(paths, "MI", dict(left_hand="L"), seconds=-1)
+
+
 def save_epochs(raw, path):
     with mne.utils.use_log_level("ERROR"):
         mne.Epochs(raw.filter(.5, 40.), tmin=-.5, tmax=3, baseline=None).save(path)
@@ -87,6 +93,15 @@ def test_epochs_begin_at_their_cue(tmp_path):
     n = X.shape[2] - 32  # the ends of epochs are not those of runs
     alike = np.corrcoef(X[..., :n].ravel(), runs[..., :n].ravel())[0, 1]
     assert alike > .98
+
+
+def test_channels_of_epochs_that_are_left_out_are_named(tmp_path):
+    with mne.utils.use_log_level("ERROR"):
+        raw = recording(0, 250., ("L", "R")).filter(.5, 40.).rename_channels(dict(Oz="CB1"))
+        mne.Epochs(raw, tmin=0, tmax=3, baseline=None).save(tmp_path / "S1-epo.fif")
+    with pytest.warns(UserWarning, match="subject S1: 1 channels without a position left out: CB1"):
+        load_trials(EpochsFiles([tmp_path / "S1-epo.fif"], "MI"), "MI",
+                    preprocessing=Preprocessing(on_missing="drop"))
 
 
 def test_epochs_of_another_filter_are_told(tmp_path):
