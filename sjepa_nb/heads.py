@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .contextual_encoder import ContextualEncoder
-from .diagnostics import FILTER_KINDS, IMAGERY, bandpass, spatial_filters
+from .diagnostics import FILTER_KINDS, in_band, spatial_filters
 from .local_encoder import LocalEncoder, n_tokens
 from .model import SJEPA, SJEPAConfig
 from .montage import Montage
@@ -249,7 +249,7 @@ def learn_filters(self: SpatialAggregation,
     "Compute the filters from trials and hold them; each virtual channel gets an SD of 1."
     signals, x = x.ndim == 3, x.flatten(2)
     seen = x.cpu().double().numpy()
-    if kind == "csp" and signals: seen = bandpass(seen, *IMAGERY)
+    if signals: seen = in_band(seen, kind)
     found = spatial_filters(seen, y.cpu().numpy(), kind, len(self.weight))
     weight = torch.as_tensor(found, dtype=x.dtype, device=x.device)
     self.weight[:len(weight)] = weight / (weight @ x).std((0, 2))[:, None]
