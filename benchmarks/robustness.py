@@ -34,7 +34,7 @@ import torch
 import moabb.paradigms  # noqa: F401  (what the cases need is loaded once)
 
 import sjepa_nb
-from sjepa_nb import command_line, evaluation, runs
+from sjepa_nb import command_line, evaluation, preprocessing, runs, weights
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "robustness.csv"
 SECONDS, MEGABYTES = 30, 2000  # that a case may take
@@ -360,6 +360,7 @@ Preprocessing(l_freq=50.) | l_freq
 Preprocessing(l_freq=float("nan")) | l_freq
 Preprocessing(l_freq="1") | l_freq
 Preprocessing(h_freq=200.) | h_freq
+Preprocessing(h_freq=None) | h_freq
 Preprocessing(sfreq=0.) | sfreq
 Preprocessing(scale="x") | scale
 Preprocessing(unit="pV") | unit
@@ -367,12 +368,16 @@ Preprocessing(bad_channels="x") | bad_channels
 Preprocessing(on_missing="x") | on_missing
 find_dataset("Nothing") | Nothing
 find_dataset(3) | name
+find_dataset(None) | name
 moabb_sources("Kalunga2016", [99]) | 99
 moabb_sources(3) | dataset
+moabb_sources(None) | dataset
 file_sources([]) | no files
 file_sources("gone.edf") | gone.edf
 file_sources(["gone.edf"]) | gone.edf
 file_sources([3]) | PathLike
+file_sources(3) | PathLike
+file_sources(["S001.edf"], preprocessing="average") | preprocessing
 file_sources(["S001.edf"], "(") | regular expression
 file_sources(["S001.edf"], 3) | subject_regex
 WindowStore("gone.zarr") | gone.zarr
@@ -385,9 +390,12 @@ build_store("new.zarr", sources, "1") | length
 build_store("new.zarr", sources, 152, 0) | interval
 build_store("new.zarr", sources, 152, float("nan")) | interval
 build_store("new.zarr", ["S001.edf"], 152) | file_sources
+build_store("new.zarr", "S001.edf", 152) | file_sources
+build_store("new.zarr", sources, 152, "x") | interval
 build_store("new.zarr", [*sources, *sources], 152) | twice
 build_store("new.zarr", sources, 152, preprocessing="average") | preprocessing
 build_store("new.zarr", sources, 152, n_jobs=0) | n_jobs
+build_store("new.zarr", sources, 152, n_jobs="2") | n_jobs
 build_store("file", sources, 152) | file
 split_by_subject(store.index, 2.) | fraction
 split_by_subject(store.index, 0.) | fraction
@@ -395,10 +403,15 @@ split_by_subject(store.index, ["99"]) | 99
 split_by_subject(store.index, ["1", "2"]) | subjects
 split_by_subject(store.index, ["1"], ["1"]) | two parts
 split_by_subject(store.index.drop(columns="subject"), .5) | subject
+split_by_subject(None, .5) | index
 load_trials("Nothing", "MI") | Nothing
+load_trials(3, "MI") | dataset
 load_trials(simulated, "P300") | paradigm
 load_trials(simulated, "MI", [99]) | 99
 load_trials(simulated, "MI", [1], length=0) | length
+load_trials(simulated, "MI", [1], length="1") | length
+load_trials(simulated, "MI", 1.5) | subjects
+load_trials(simulated, "MI", [1], preprocessing="average") | preprocessing
 load_trials(simulated, "MI", [1], events=["x"]) | left_hand
 load_trials(simulated, "MI", [1], n_classes=9) | left_hand
 FileDataset([], "MI", {"a": "b"}) | no files
@@ -406,9 +419,13 @@ FileDataset(["S001.edf"], "x", {"a": "b"}) | paradigm
 FileDataset(["S001.edf"], "MI", {}) | events
 FileDataset(["S001.edf"], "MI", ["a"]) | events
 FileDataset(["S001.edf"], "MI", {"a": "b"}, seconds=-1) | seconds
+FileDataset(["S001.edf"], "MI", {"a": "b"}, seconds="1") | seconds
 EpochsFiles([], "MI") | no files
 EpochsFiles(["S001.edf"], "MI") | S001.edf
+EpochsFiles("S001.edf", "MI") | S001.edf
+EpochsFiles(3, "MI") | PathLike
 simulated_datasets(0) | n_subjects
+simulated_datasets("2") | n_subjects
 simulated_datasets(2, n_trials=3) | n_trials
 simulated_datasets(2, seed=-1) | seed
 simulated_datasets(2, effect=float("nan")) | effect
@@ -421,6 +438,8 @@ SphereMask(montage, max_share=0.) | max_share
 SphereMask(62) | montage
 FixedBudgetMask(montage, n_visible=60) | budget
 FixedBudgetMask(montage, n_hidden=0) | n_hidden
+FixedBudgetMask(montage, n_hidden="8") | n_hidden
+FixedBudgetMask(62) | montage
 plot_masks(montage, centres=["x"]) | x
 SJEPAConfig(depth=0) | depth
 SJEPAConfig(depth="8") | depth
@@ -430,6 +449,8 @@ SJEPAConfig(width=-64) | width
 SJEPAConfig(hidden=0) | hidden
 SJEPAConfig(predictor_depth=0) | predictor_depth
 SJEPAConfig(dropout=2.) | dropout
+SJEPAConfig(dropout="x") | dropout
+SJEPAConfig(average_layers="4") | average_layers
 SJEPAConfig(target_norm="x") | target_norm
 SJEPAConfig.preset("x") | size
 SJEPA(62) | montage
@@ -440,19 +461,29 @@ SJEPA.from_pretrained("nothing") | nothing
 model.save("no/such/folder/x.safetensors") | no/such/folder
 TrainingConfig(epochs=0) | epochs
 TrainingConfig(epochs=1.5) | epochs
+TrainingConfig(epochs="x") | epochs
 TrainingConfig(batch_size="32") | batch_size
 TrainingConfig(learning_rate=float("nan")) | learning_rate
+TrainingConfig(learning_rate="1") | learning_rate
+TrainingConfig(warmup=None) | warmup
+TrainingConfig(radius=None) | radius
+TrainingConfig(seed="x") | seed
 TrainingConfig(momentum=(2., 3.)) | momentum
 TrainingConfig(momentum=.9) | momentum
 TrainingConfig(mask="x") | mask
 TrainingConfig(betas=(1., 1.)) | betas
+TrainingConfig(betas=("a", "b")) | betas
 Pretraining(store, split, "run") | run
 Pretraining("store", split, "new") | store
 Pretraining(store, {}, "new") | no windows to train on
+Pretraining(store, [0, 1], "new") | split
 Pretraining(store, dict(train=[], valid=[0]), "new") | train
 Pretraining(store, dict(train=[0], valid=[10**9]), "new") | valid
 Pretraining(store, split, "new", dict(epochs=1)) | config
+Pretraining(store, split, "new", model_config="8/8/2048") | model_config
 Pretraining(store, split, "new", device="xpu") | xpu
+Pretraining(store, split, "new", device="cuda:99") | cuda:99
+Pretraining(store, split, "new", device=3) | device
 Pretraining(store, split, "new", small, resume=True) | new
 plot_pretraining("empty") | empty
 plot_pretraining() | folder
@@ -463,11 +494,16 @@ SJEPAClassifier(strategy="x").fit(X, y) | strategy
 SJEPAClassifier(epochs=0).fit(X, y) | epochs
 SJEPAClassifier(epochs=2.5).fit(X, y) | epochs
 SJEPAClassifier(learning_rate=-1).fit(X, y) | learning_rate
+SJEPAClassifier(learning_rate="x").fit(X, y) | learning_rate
+SJEPAClassifier(dropout=None).fit(X, y) | dropout
 SJEPAClassifier(batch_size=0).fit(X, y) | batch_size
 SJEPAClassifier(validation=2.).fit(X, y) | validation
+SJEPAClassifier(validation=None).fit(X, y) | validation
 SJEPAClassifier(virtual_channels=0).fit(X, y) | virtual_channels
 SJEPAClassifier(random_state=-1).fit(X, y) | random_state
 SJEPAClassifier(device="x").fit(X, y) | device
+SJEPAClassifier(device="xpu").fit(X, y) | device
+SJEPAClassifier(channels=62).fit(X, y) | channels
 SJEPAClassifier(head="contextual").fit(X, y) | channels
 SJEPAClassifier(channels=["Cz"]).fit(X, y) | channels
 SJEPAClassifier().fit(X, y[:-1]) | labels
@@ -486,48 +522,70 @@ fitted.predict(X * np.inf) | infinity
 SJEPAClassifier().save("x.safetensors") | not fitted
 SJEPAClassifier.load("run/model.safetensors") | model.safetensors
 SJEPAClassifier.load("gone") | gone
+SJEPAClassifier.load("gone", device="xpu") | xpu
 SJEPAFeatures(encoder="x").fit(X) | encoder
 SJEPAFeatures(mean="x").fit(X) | mean
 SJEPAFeatures(batch_size=0).fit(X) | batch_size
+SJEPAFeatures(device="xpu").fit(X) | xpu
 SJEPAFeatures(encoder="local", filters="x").fit(X, y) | filters
 SJEPAFeatures(encoder="local", filters="csp").fit(X) | y
 SJEPAFeatures(encoder="local", filters="csp", virtual_channels=0).fit(X, y) | virtual_channels
 SJEPAFeatures().transform(X) | not fitted
 sjepa_probe(filters="x").fit(X, y) | filters
 sjepa_probe(norm="x").fit(X, y) | norm
+sjepa_probe(device="xpu").fit(X, y) | xpu
 Task("x", "PhysionetMI") | paradigm
-Task("MI", "PhysionetMI", subjects=3) | subjects
+Task("MI", "PhysionetMI", subjects=3.5) | subjects
 simulated_tasks([]) | subjects
 simulated_tasks([0]) | subject
-simulated_tasks(3) | subjects
+simulated_tasks(3.5) | subjects
+simulated_tasks("x") | subjects
 evaluate([], {}, "new") | tasks
 evaluate(tasks, {}, "new", with_baselines=False) | nothing to evaluate
 evaluate(tasks, None, "new") | pretrainings
+evaluate(3, {"a": None}, "new") | tasks
+evaluate(["MI"], {"a": None}, "new") | tasks
+evaluate([Task("MI", 3, [1])], {"a": None}, "new") | dataset
+evaluate(tasks, {"a": 3}, "new") | weights
 evaluate(tasks, {"a": "gone"}, "new") | gone
 evaluate(tasks, {"baselines": None}, "new") | baselines
 evaluate(tasks, {"a": None}, "new", heads=["x"]) | head
 evaluate(tasks, {"a": None}, "new", strategies=["x"]) | strategy
 evaluate(tasks, {"a": None}, "new", folds=1) | folds
+evaluate(tasks, {"a": None}, "new", folds="2") | folds
 evaluate(tasks, {"a": None}, "new", n_jobs=0) | n_jobs
 evaluate(tasks, {"a": None}, "new", train_trials=0) | train_trials
+evaluate(tasks, {"a": None}, "new", train_trials="x") | train_trials
 evaluate(tasks, {"a": None}, "new", nothing=1) | nothing
 evaluate(tasks, {"a": None}, "sweep") | sweep
 summarise(table[:0]) | table
 summarise(table, draws=0) | draws
 summarise(store.index) | table
+summarise(None) | table
+summarise(table, draws="x") | draws
+rank_pipelines(store.index) | table
+plot_ranking(store.index) | table
+plot_scores(table[:0]) | table
+to_moabb(store.index) | table
 compare(table, "x", "y") | x
-compare(table[:0], "x", "y") | x
+compare(table[:0], "x", "y") | table
+compare(store.index, "x", "y") | table
 from_pretrained("gone") | gone
 from_pretrained("run/model.safetensors") | model.safetensors
 from_pretrained("hub", montage=few) | montage
+from_pretrained("hub", montage=62) | montage
 save_pretrained(model, "file") | file
 save_pretrained("run", "new") | model
+to_braindecode("run") | model
+load_braindecode("run", {}) | model
+preprocess("S001.edf") | raw
 """
 
 
 def names():
     "What the expressions may name: all public names, and what was made for them."
     found = {name: getattr(sjepa_nb, name) for name in sjepa_nb.__all__}
+    for module in (evaluation, preprocessing, weights): found |= vars(module)
     return found | MADE | dict(np=np)
 
 

@@ -12,6 +12,7 @@ __all__ = ['METRICS', 'NO_PRETRAINING', 'STRATEGIES', 'VERSION', 'BLANK', 'RESUL
 # %% ../nbs/19_evaluation.ipynb #9a1d7aca
 import json
 import math
+import numbers
 import re
 import time
 import warnings
@@ -39,13 +40,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .diagnostics import bandpass
-from .files import digest, locked, read_json, write_json, write_whole
+from sjepa_nb.files import (
+    check_columns, check_kind, check_whole, digest, locked, read_json, write_json, write_whole,
+)
 from .finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from .heads import HEADS
 from .model import SJEPA
 from .preprocessing import SFREQ, Preprocessing
 from .simulation import simulated_datasets
-from .sources import find_dataset
+from .sources import _listed, find_dataset
 from .store import subjects_of
 from .trials import load_trials
 
@@ -99,7 +102,8 @@ class Task:
         if self.paradigm not in ("MI", "ERP", "SSVEP"):
             raise ValueError(f"paradigm is MI, ERP or SSVEP, not {self.paradigm!r}")
         for k in ("subjects", "events"):
-            if getattr(self, k) is not None: object.__setattr__(self, k, tuple(getattr(self, k)))
+            value = getattr(self, k)
+            if value is not None: object.__setattr__(self, k, tuple(_listed(value, k)))
 
     @property
     def name(self) -> str:
@@ -124,18 +128,23 @@ def simulated_tasks(
     effect: float = 1.,  # strength of what tells classes apart, in multiples of the calibrated one
 ) -> list[Task]:
     "The three simulated paradigms, for subjects that the pre-training has not seen."
-    sets = simulated_datasets(max(subjects), n_trials=n_trials, seed=seed, effect=effect)
-    return [Task(p, d, tuple(subjects)) for p, d in zip(("MI", "ERP", "SSVEP"), sets)]
+    people = _listed(subjects)
+    for person in people: check_kind(numbers.Integral, subjects=person)
+    if not people: raise ValueError("subjects are at least one of the population")
+    sets = simulated_datasets(max(people), n_trials=n_trials, seed=seed, effect=effect)
+    return [Task(p, d, tuple(people)) for p, d in zip(("MI", "ERP", "SSVEP"), sets)]
 
 # %% ../nbs/19_evaluation.ipynb #b3684a7b
-def _dataset(task):
-    found = task.dataset
-    return find_dataset(found) if isinstance(found, str) else found
-
 def _with_subjects(task):
     "The task, with all subjects of the dataset where none were named."
+    check_kind(Task, tasks=task)
     if task.subjects is not None: return task
-    return replace(task, subjects=tuple(_dataset(task).subject_list))
+    return replace(task, subjects=tuple(find_dataset(task.dataset).subject_list))
+
+def _complete_tasks(tasks):
+    "Tasks that all name their subjects. Raises `TypeError` for anything else."
+    check_kind(list | tuple, tasks=tasks)
+    return [_with_subjects(t) for t in tasks]
 
 @lru_cache(maxsize=2)
 def _loaded(task, subject):
@@ -439,6 +448,7 @@ def check_name(
 # %% ../nbs/19_evaluation.ipynb #b9755573
 def _check_sweep(sweep):
     "Raise `ValueError` for settings that cannot work."
+    check_kind(dict, pretrainings=sweep.pretrainings)
     for name, weights in sweep.pretrainings.items(): check_name(name, weights)
     for k in ("scale", "reference"):
         if k in sweep.settings:
@@ -448,8 +458,8 @@ def _check_sweep(sweep):
     for way, more in ({"new-pre-local": {}} | (sweep.limits or {})).items():
         if way not in known: raise ValueError(f"limits are for {', '.join(known)}; not {way!r}")
         SJEPAClassifier(**sweep.settings | more)._check_settings()
-    if sweep.train_trials is not None and sweep.train_trials < 1:
-        raise ValueError(f"train_trials is at least 1, not {sweep.train_trials}")
+    if sweep.train_trials is not None: check_whole(1, train_trials=sweep.train_trials)
+    check_kind(numbers.Integral, folds=sweep.folds)
     if sweep.folds < 2: raise ValueError(f"at least 2 folds are needed, not {sweep.folds}")
 
 # %% ../nbs/19_evaluation.ipynb #0581c9ba
@@ -462,7 +472,7 @@ class _Cell(NamedTuple):
     @property
     def place(self):
         "Where its rows are in the table."
-        code = _dataset(self.task).code
+        code = find_dataset(self.task.dataset).code
         return dict(paradigm=self.task.name, dataset=code, subject=str(self.subject),
                     pretraining=self.pretraining)
 
@@ -470,7 +480,7 @@ class _Cell(NamedTuple):
         "Names of the pipelines that it gives."
         if self.pretraining:
             return [f"{self.pretraining}-{s}-{h}" for s, h in ways(sweep.heads, sweep.strategies)]
-        labels = self.task.events or list(_dataset(self.task).event_id)
+        labels = self.task.events or list(find_dataset(self.task.dataset).event_id)
         return [p.name for p in baselines(self.task.paradigm, labels)]
 
 # %% ../nbs/19_evaluation.ipynb #495643ba
@@ -539,6 +549,7 @@ def _joined(before, now):
 # %% ../nbs/19_evaluation.ipynb #57b1739b
 def _identity(weights):
     "A digest of weights; None for random ones."
+    check_kind(SJEPA | str | Path | None, weights=weights)
     if weights is None: return None
     model = SJEPA.from_pretrained(weights) if isinstance(weights, (str, Path)) else weights
     return digest(*model.state_dict().values())
@@ -546,7 +557,8 @@ def _identity(weights):
 def _told(sweep, tasks):
     "What `sweep.json` says of a sweep. Weights that cannot be read raise their error here."
     weights = {name: _identity(w) for name, w in sweep.pretrainings.items()}
-    named = [dict(task=t.name, dataset=_dataset(t).code, scale=t.scale) for t in tasks]
+    codes = [find_dataset(t.dataset).code for t in tasks]
+    named = [dict(task=t.name, dataset=c, scale=t.scale) for t, c in zip(tasks, codes)]
     for about, task in zip(named, tasks):
         if task.drop_unplaced: about["drop_unplaced"] = True
     told = dict(tasks=named, folds=sweep.folds, seed=sweep.seed, settings=sweep.settings,
@@ -637,17 +649,24 @@ def evaluate(
     each test subject. An interrupted sweep goes on where it stopped; what failed is tried again."""
     sweep = _Sweep(pretrainings, heads, strategies, folds, seed, train_trials, limits, settings)
     _check_sweep(sweep)
-    tasks = [_with_subjects(t) for t in tasks]
+    tasks = _complete_tasks(tasks)
     told, cells = _told(sweep, tasks), _cells(sweep, tasks, with_baselines)
     if not cells: raise ValueError("nothing to evaluate: no tasks, or no pretrainings")
     with locked(out, lock): return _run(sweep, cells, told, Path(out), n_jobs, progress)
 
 # %% ../nbs/19_evaluation.ipynb #da7501e4
+def _scored(table):
+    "The rows that have a score. Raises `ValueError` where there are none, or for another table."
+    check_columns(table, *RESULTS[:8], "score", "error")
+    good = table[table.error == ""]
+    if not len(good): raise ValueError("the table has no scores")
+    return good
+
 def subject_scores(table) -> pd.DataFrame:
     """Mean over folds for each pipeline, paradigm, dataset and subject. Folds that failed are
     left out."""
     key = ["paradigm", "dataset", "pipeline", "pretraining", "head", "strategy", "subject"]
-    groups = table[table.error == ""].groupby(key, sort=False, as_index=False)
+    groups = _scored(table).groupby(key, sort=False, as_index=False)
     return groups.agg(score=("score", "mean"), chance=("chance", "mean"), folds=("score", "size"))
 
 # %% ../nbs/19_evaluation.ipynb #4bdd540b
@@ -662,6 +681,7 @@ def paired_interval(
     seed: int = 0,
 ) -> tuple[float, float, float]:  # mean, low, high
     "Mean difference over people, and its 95 % interval by bootstrap."
+    check_whole(1, draws=draws)
     d = np.asarray(differences, dtype=float)
     low, high = _interval(d, draws, np.random.default_rng(seed))
     return float(d.mean()), float(low), float(high)
@@ -673,6 +693,7 @@ def summarise(
     seed: int = 0,
 ) -> pd.DataFrame:  # paradigm, pipeline, mean, low, high, sd (over subjects), chance, subjects
     "Mean score over subjects, with a 95 % bootstrap interval over subjects."
+    check_whole(1, draws=draws)
     rows, rng = [], np.random.default_rng(seed)
     key = ["paradigm", "dataset", "pipeline"]
     for names, group in subject_scores(table).groupby(key, sort=False):
@@ -728,7 +749,7 @@ def rank_pipelines(
     """Rank of every pipeline in each fold; columns in the order of their mean rank. Folds in
     which a pipeline is missing are left out."""
     index = ["paradigm", "dataset", "subject", "session", "fold"]
-    wide = table[table.error == ""].pivot_table(index=index, columns="pipeline", values="score")
+    wide = _scored(table).pivot_table(index=index, columns="pipeline", values="score")
     if only is not None: wide = wide[[p for p in only if p in wide]]
     ranks = wide.dropna().rank(axis=1, ascending=False)
     return ranks[ranks.mean().sort_values().index]
@@ -763,7 +784,7 @@ def plot_ranking(
 ):  # the figure
     """The paper's figure 5: how often each pipeline took each rank over all folds; legend in the
     order of the mean rank."""
-    if only is None: only = list(dict.fromkeys(table[table["head"] != ""].pipeline))
+    if only is None: only = [*_scored(table).query('head != ""').pipeline.unique()]
     ranks = rank_pipelines(table, only)
     styles, n = _bar_styles(table[table.pipeline.isin(ranks.columns)]), ranks.shape[1]
     fig, ax = plt.subplots(figsize=(9.5, max(3.2, .19 * n)), layout="constrained")
@@ -807,7 +828,7 @@ def plot_scores(
 ):  # the figure
     """The paper's figure 6: mean score of each pipeline, a panel for each paradigm; thin bars:
     standard deviation over subjects and folds; dots: subjects; dashed: chance."""
-    ok = table[table.error == ""]
+    ok = _scored(table)
     tasks, styles, subjects = _tasks_of(ok), _bar_styles(ok), subject_scores(table)
     size = 2 + 2.6 * len(tasks), .4 + .19 * len(styles)
     fig, axes = plt.subplots(1, len(tasks), figsize=size, layout="constrained", sharey=True,
@@ -856,7 +877,7 @@ def to_moabb(table) -> pd.DataFrame:
     """The table as MOABB's evaluations return theirs, for `score_plot`, `paired_plot` and its
     meta-analysis: one row for each pipeline and subject."""
     key = ["paradigm", "dataset", "subject", "session", "pipeline"]
-    groups = table[table.error == ""].groupby(key, sort=False, as_index=False)
+    groups = _scored(table).groupby(key, sort=False, as_index=False)
     g = groups.agg(score=("score", "mean"), time=("fit_seconds", "sum"),
                    samples=("trials", "first"), channels=("channels", "first"))
     chosen = np.where(g.paradigm.str.contains(" "), " " + g.paradigm, "")

@@ -11,6 +11,7 @@ __all__ = ['FEW', 'FEATURES', 'EPOCHS', 'FIXED_EPOCHS', 'SEEDING', 'NOT_KEPT', '
 # %% ../nbs/18_finetuning.ipynb #3e2cb7a3
 import json
 import math
+import numbers
 import warnings
 from collections import OrderedDict, deque
 from contextlib import contextmanager, nullcontext
@@ -36,9 +37,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import nn
 
-from .contextual_encoder import set_precision
+from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError
-from .files import digest, read_whole, write_whole
+from .files import check_kind, digest, read_whole, write_whole
 from sjepa_nb.heads import (
     FILTERS, HEADS, NORMS, Downstream, Dropout, FrozenNorm, SpatialAggregation,
 )
@@ -314,6 +315,8 @@ def _read_array(X, channels):
     "An array as it is, and the names in `channels`, and their places if all have one."
     if channels is None: return X, None, None
     if isinstance(channels, Montage): return X, channels.names, channels
+    if isinstance(channels, str) or not np.iterable(channels):
+        raise TypeError(f"channels are a Montage or a list of names, not {channels!r}")
     if match_channels(list(channels)).unmatched: return X, tuple(channels), None
     montage = named_montage(list(channels))
     return X, montage.names, montage
@@ -503,11 +506,14 @@ def _check_settings(self: SJEPAClassifier):
                       random_state=0, average=1)
     if self.epochs is not None: self._check_whole(epochs=1)
     self._check_numbers()
+    check_device(self.device)
 
 # %% ../nbs/18_finetuning.ipynb #2a264e4e
 @patch
 def _check_numbers(self: SJEPAClassifier):
     "Raise `ValueError` for a rate, a penalty or a share that cannot be."
+    for name in ("learning_rate", "weight_decay", "dropout", "label_smoothing"):
+        check_kind(numbers.Real, **{name: getattr(self, name)})
     if not 0 < self.learning_rate < math.inf:
         raise ValueError(f"learning_rate is positive, not {self.learning_rate!r}")
     if not 0 <= self.weight_decay < math.inf:
@@ -517,7 +523,7 @@ def _check_numbers(self: SJEPAClassifier):
         if not 0 <= value < 1: raise ValueError(f"{name} lies from 0 to less than 1, not {value!r}")
     share = self.validation
     if share == "auto": return
-    if isinstance(share, str) or not 0 <= share < 1:
+    if not isinstance(share, numbers.Real) or not 0 <= share < 1:
         raise ValueError(f'validation is a share from 0 to less than 1, or "auto", not {share!r}')
 
 # %% ../nbs/18_finetuning.ipynb #2d48dac5
@@ -769,6 +775,7 @@ def _check_options(self: SJEPAFeatures):
     self._check_choices(encoder=("contextual", "local"), mean=tuple(MEANS),
                         reference=("average", None), scale=("raise", "standardise"),
                         norm=NORMS, filters=(None, *FILTERS[1:]))
+    check_device(self.device)
     self._check_whole(batch_size=1, random_state=0, virtual_channels=1)
     if self.filters and self.encoder == "contextual":
         raise ValueError("filters make virtual channels, which have no place for the contextual "
@@ -936,9 +943,10 @@ def _read_file(path):
     raise ValueError(f"{path}: its tensors are not those of the classifier that its header "
                      f"describes: {', '.join(wrong)}")
 
-# %% ../nbs/18_finetuning.ipynb #2fd71217
+# %% ../nbs/18_finetuning.ipynb #2fd71216
 OLDER = dict(norm="window", filters="random", validation=.2)  # of files without these settings
 
+# %% ../nbs/18_finetuning.ipynb #2fd71217
 @patch(cls_method=True)
 def load(cls: SJEPAClassifier,
     path: str | Path,  # a file written by `save`
@@ -946,6 +954,7 @@ def load(cls: SJEPAClassifier,
 ):
     """Read a classifier that `save` wrote, to predict with, or to fit again from the same start.
     Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."""
+    check_device(device)
     about, tensors = _read_file(path)
     facts, weights = json.loads(about["fitted"]), _read_start(about, tensors)
     montage = _read_places(facts["places"])

@@ -6,6 +6,7 @@
 __all__ = ['Masks', 'sphere', 'SphereMask', 'plot_masks', 'FixedBudgetMask']
 
 # %% ../nbs/09_spatial_masking.ipynb #d03bc27d
+import numbers
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
+from .files import check_kind, check_whole
 from .montage import Montage, flatten_positions
 
 # %% ../nbs/09_spatial_masking.ipynb #3b560021
@@ -50,6 +52,8 @@ def sphere(
 ) -> np.ndarray:  # (centres, channels) bool
     """The channels within `radius` (strictly) of each channel.
     Paper, section "Spatial Block Masking strategy"."""
+    check_kind(Montage, montage=montage)
+    check_kind(numbers.Real, radius=radius)
     return montage.distances() < radius
 
 # %% ../nbs/09_spatial_masking.ipynb #f738ee01
@@ -60,6 +64,8 @@ class SphereMask:
         radius: float = .6,  # head radii
         max_share: float = .5,  # a sphere that holds more of the channels shrinks to this share
     ):
+        near = sphere(montage, radius)   # refuses what is no montage
+        check_kind(numbers.Real, max_share=max_share)
         if not radius > 0:
             raise ValueError(f"the radius of a mask is positive, in head radii; got {radius}")
         if not 0 < max_share < 1:
@@ -69,7 +75,7 @@ class SphereMask:
         self.montage, self.radius = montage, radius
         most = max(1, int(max_share * len(montage)))
         rank = montage.distances().argsort(1, kind="stable").argsort(1)  # 0 for the centre itself
-        nearest = sphere(montage, radius) & (rank < most)
+        nearest = near & (rank < most)
         self.table = torch.from_numpy(nearest)  # (centres, channels)
 
     def __call__(self,
@@ -125,8 +131,9 @@ class FixedBudgetMask:
         n_contexts: int = 8,  # contexts an example
         n_targets: int = 2,  # targets a context
     ):
-        if min(n_visible, n_hidden, n_contexts, n_targets) < 1:
-            raise ValueError("n_visible, n_hidden, n_contexts and n_targets are at least 1")
+        self.inside = torch.from_numpy(sphere(montage, radius))
+        check_whole(1, n_visible=n_visible, n_hidden=n_hidden, n_contexts=n_contexts,
+                    n_targets=n_targets)
         need = n_visible + n_targets * n_hidden
         if len(montage) < need:
             raise ValueError(f"a fixed budget of {n_visible} visible and {n_targets} × {n_hidden} "
@@ -134,7 +141,6 @@ class FixedBudgetMask:
                              f"{len(montage)}: use SphereMask, or a smaller budget")
         self.montage, self.radius = montage, radius
         self.budget = n_visible, n_hidden, n_contexts, n_targets
-        self.inside = torch.from_numpy(sphere(montage, radius))
 
 # %% ../nbs/09_spatial_masking.ipynb #a4140c55
 def _smallest(order, n):

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from .contextual_encoder import ContextualEncoder, arrange_rows, take_channels
-from .files import digest, read_whole, write_whole
+from .files import check_kind, check_whole, digest, read_whole, write_whole
 from .local_encoder import LocalEncoder
 from .masking import Masks
 from .montage import Montage, lee2019_montage
@@ -44,10 +44,9 @@ class SJEPAConfig:
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
     def __post_init__(self):
-        for name in ("width", "depth", "predictor_depth", "heads", "hidden"):
-            value = getattr(self, name)
-            if isinstance(value, numbers.Integral) and value >= 1: continue
-            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+        check_whole(1, width=self.width, depth=self.depth, predictor_depth=self.predictor_depth,
+                    heads=self.heads, hidden=self.hidden)
+        check_kind(numbers.Real, average_layers=self.average_layers, dropout=self.dropout)
         if not 1 <= self.average_layers <= self.depth:
             raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; "
                              f"got {self.average_layers}")
@@ -85,6 +84,8 @@ class SJEPA(nn.Module):
     ):
         super().__init__()
         self.montage, self.config = montage or lee2019_montage(), config
+        check_kind(Montage, montage=self.montage)
+        check_kind(SJEPAConfig, config=config)
         sizes = dict(width=config.width, heads=config.heads, hidden=config.hidden,
                      dropout=config.dropout)
         self.local_encoder = LocalEncoder()

@@ -196,6 +196,7 @@ class Montage:
         positions = np.array(self.positions, dtype=np.float64).reshape(-1, 3)
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "positions", positions)
+        if not len(self): raise ValueError("a montage has at least one channel")
         if len(self) != len(positions):
             raise ValueError(f"{len(self)} names for {len(positions)} positions")
         if _repeated(self.names):

@@ -9,6 +9,7 @@ __all__ = ['SFREQ', 'TOKEN', 'FLAT', 'STILL', 'FAR', 'EXTREME', 'MARGIN', 'PLAUS
 
 # %% ../nbs/02_preprocessing.ipynb #f9c71a9c
 import math
+import numbers
 import re
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -17,6 +18,7 @@ import mne
 import numpy as np
 from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
+from .files import check_kind
 from .montage import Montage, _numbered_twins, other_kind, recording_montage
 
 # %% ../nbs/02_preprocessing.ipynb #d9601785
@@ -40,6 +42,7 @@ def window_samples(
 # %% ../nbs/02_preprocessing.ipynb #fa434ff8
 def _length(length):
     "A window's length in samples: a float is in seconds, an integer in samples."
+    check_kind(numbers.Real, length=length)
     if not isinstance(length, (int, np.integer)): return window_samples(float(length))
     if length < TOKEN:
         raise ValueError(f"fewer than {TOKEN} samples: {length} "
@@ -50,6 +53,7 @@ def _length(length):
 def _interval(interval, sfreq=SFREQ):
     """The time from one window to the next, in samples (not rounded): a float is in seconds,
     an integer in samples."""
+    check_kind(numbers.Real, interval=interval)
     in_samples = isinstance(interval, (int, np.integer))
     samples = float(interval) if in_samples else interval * sfreq
     if not 1 <= samples < math.inf:
@@ -352,6 +356,7 @@ class Preprocessing:
                              f'not {self.bad_channels!r}')
         if self.unit not in UNITS:
             raise ValueError(f"unit is one of {', '.join(UNITS)}, not {self.unit!r}")
+        check_kind(numbers.Real, l_freq=self.l_freq, h_freq=self.h_freq, sfreq=self.sfreq)
         if not 0 < self.l_freq < self.h_freq < self.sfreq / 2:
             raise ValueError("0 < l_freq < h_freq < sfreq / 2 does not hold: "
                              f"{self.l_freq}, {self.h_freq}, {self.sfreq} Hz")
@@ -634,6 +639,8 @@ def preprocess(
 ) -> Recording:
     """Pick the EEG channels, find defects, reference, filter, resample, check the unit.
     Raises `ValueError` for a recording that cannot be used."""
+    check_kind(mne.io.BaseRaw, raw=raw)
+    check_kind(Preprocessing, prep=prep)
     montage, names = placed_channels(raw.info, prep)
     sfreq = raw.info["sfreq"]
     x, left_out, out, said = (_in_parts if _is_long(raw) else _at_once)(raw, names, prep)

@@ -11,6 +11,7 @@ __all__ = ['SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learnin
 import ctypes
 import json
 import math
+import numbers
 import os
 import platform
 import signal
@@ -37,9 +38,9 @@ from tqdm.auto import tqdm
 from sjepa_nb.batches import (
     MASKS, batch_loader, cropped, default_workers, epoch_batches, montage_masks,
 )
-from .contextual_encoder import set_precision
+from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
-from .files import lock_folder, read_json, write_json, write_whole
+from .files import check_kind, lock_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .model import SJEPA, SJEPAConfig
 from .store import WindowStore
@@ -58,8 +59,14 @@ def _check_choice(name, value, known):
     words = " or ".join(f'"{k}"' for k in known)
     if value not in known: raise ValueError(f"{name} is {words}, not {value!r}")
 
+def _pair(name, value):
+    "Two numbers, as a tuple. Raises `ValueError` for anything else."
+    if np.shape(value) == (2,): return tuple(value)
+    raise ValueError(f"{name} is two numbers, not {value!r}")
+
 def _check_whole(name, value, least):
     "Raise `ValueError` for a number that is not whole, or too small."
+    check_kind(numbers.Real, **{name: value})
     if value == int(value) and value >= least: return
     at_least = f" of at least {least}" if least else ""
     raise ValueError(f"{name} must be a whole number{at_least}, not {value}")
@@ -72,11 +79,14 @@ def _check_numbers(config):
         if value is not None or name not in ("steps", "crop"): _check_whole(name, value, least)
     for name in _POSITIVE:
         value = getattr(config, name)
+        check_kind(numbers.Real, **{name: value})
         if not 0 < value < math.inf: raise ValueError(f"{name} must be positive, not {value}")
     for name in _SHARES:
         value = getattr(config, name)
+        for v in np.atleast_1d(value): check_kind(numbers.Real, **{name: v})
         if not all(0 <= v <= 1 for v in np.atleast_1d(value)):
             raise ValueError(f"{name} must lie between 0 and 1, not {value}")
+    if max(config.betas) == 1: raise ValueError(f"betas must lie below 1, not {config.betas}")
 
 # %% ../nbs/16_pretraining.ipynb #ca34d454
 @dataclass(frozen=True)
@@ -108,8 +118,8 @@ class TrainingConfig:
     checkpoint_minutes: float = 5.  # between checkpoints within an epoch; each epoch ends with one
 
     def __post_init__(self):
-        object.__setattr__(self, "betas", tuple(self.betas))
-        object.__setattr__(self, "momentum", tuple(self.momentum))
+        for name in ("betas", "momentum"):
+            object.__setattr__(self, name, _pair(name, getattr(self, name)))
         _check_choice("mask", self.mask, MASKS)
         _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
         _check_choice("select", self.select, SELECT)
@@ -359,7 +369,9 @@ def _find_device(device):
     "The device, and the processes that train together."
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     world = World(device)
-    return f"cuda:{world.local}" if device == "cuda" and world.size > 1 else device, world
+    if device == "cuda" and world.size > 1: device = f"cuda:{world.local}"
+    check_device(device)
+    return device, world
 
 def _count_epochs(store, rows, config):
     "Epochs, and batches in each."
@@ -401,6 +413,10 @@ class Pretraining:
         trace: int = 0,  # steps to write a PyTorch trace of, after the first five, as `trace.json`
         lock: FileLock | None = None,  # of `folder`, where it is held already (`files.locked`)
     ):
+        check_kind(WindowStore, store=store)
+        check_kind(dict, split=split)
+        check_kind(TrainingConfig, config=config)
+        check_kind(SJEPAConfig, model_config=model_config)
         _check_run(store, split, config, probes)
         self.store, self.split, self.folder, self.config = store, split, Path(folder), config
         self.probes, self.probed, self.trace = list(probes), -math.inf, trace

@@ -22,6 +22,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
+from .files import check_kind
 from .montage import Montage, canonical_name
 from .preprocessing import _CUT, Preprocessing, _is_long, placed_channels
 
@@ -316,10 +317,14 @@ def _below(folder):
             yield from _below(path)
 
 # %% ../nbs/03_sources.ipynb #44e8fc37
+def _paths(files):
+    "Paths; one alone is a list of one."
+    alone = isinstance(files, str) or not hasattr(files, "__iter__")
+    return [Path(f) for f in ([files] if alone else files)]
+
 def _expanded(files):
     "Paths of recordings, for paths of recordings and of folders."
-    if isinstance(files, (str, Path)): files = [files]
-    for path in map(_absolute, files):
+    for path in map(_absolute, _paths(files)):
         whole = not path.is_dir() or path.suffix.lower() in _WHOLE
         yield from [path] if whole else list(_below(path)) or [path]
 
@@ -394,6 +399,7 @@ def _name_files(found):
 # %% ../nbs/03_sources.ipynb #df4a6859
 def _check_regex(subject_regex):
     "Raise `ValueError` for what is no regular expression."
+    check_kind(str | re.Pattern | None, subject_regex=subject_regex)
     try: re.compile(subject_regex or "")
     except re.error as e:
         said = f"subject_regex {subject_regex!r} is not a regular expression: {e}"
@@ -410,12 +416,13 @@ def _looked_at(path, subject_regex, prep):
 # %% ../nbs/03_sources.ipynb #65c82360
 def _sorted_out(files, subject_regex, prep):
     "The files that can be used, path → (labels, rule), and a line for each of the others."
-    good, trouble, parts, seen, places = {}, [], set(), set(), Montage((), ())
+    good, trouble, parts, seen, places = {}, [], set(), set(), None
     for f in files:
         try:
             whose, more, montage = _looked_at(f, subject_regex, prep)
             if f.resolve() in seen: raise ValueError("given twice")
-            if montage: places = places.union(montage)   # raises for one name at two places
+            # raises for one name at two places
+            if montage: places = places.union(montage) if places else montage
         except ValueError as e:
             trouble.append((f, e))
             continue
@@ -443,6 +450,7 @@ def file_sources(
     """Recordings in files, each a `Source`. Raises `ValueError` with a line for every file whose
     header tells that it cannot be used."""
     _check_regex(subject_regex)
+    check_kind(Preprocessing | None, preprocessing=preprocessing)
     good, trouble = _sorted_out(list(_expanded(files)), subject_regex, preprocessing)
     if not good and not trouble: raise ValueError("no files given")
     if trouble and not (skip_bad and good): raise ValueError(_all_told(trouble, good))
@@ -465,10 +473,14 @@ ALL_RUNS = dict(train_run=True, test_run=True, imagined=True, executed=True)
 
 # %% ../nbs/03_sources.ipynb #d33ae0f2
 def find_dataset(
-    name: str,  # of a class in moabb.datasets, such as "Lee2019_MI"
+    name,  # of a class in moabb.datasets, such as "Lee2019_MI"; an instance is found already
     all_runs: bool = False,  # with the runs that the class leaves out by default, labelled or not
 ):  # an instance
     "A MOABB dataset by the name of its class. Raises `ValueError` with the closest names."
+    if hasattr(name, "subject_list"): return name
+    if not isinstance(name, str):
+        raise TypeError("a dataset is the name of a MOABB class, or an instance of one, "
+                        f"not {name!r}")
     known = _moabb_classes()
     if name not in known:
         spelled = {k.lower(): k for k in known}
@@ -528,12 +540,13 @@ def _settings(dataset):
     return f"{zlib.crc32(text.encode()):08x}"
 
 # %% ../nbs/03_sources.ipynb #8e282caf
-def _listed(subjects):
+def _listed(subjects, name="subjects"):
     "Subjects as a list; one alone (a string is not its letters) is a list of one."
     if isinstance(subjects, (str, numbers.Integral)): return [subjects]
-    if isinstance(subjects, numbers.Real):
-        raise ValueError(f"subjects are names or whole numbers, not {subjects}")
-    return list(subjects)
+    try: return list(subjects)
+    except TypeError:
+        said = f"{name} are names or whole numbers, not {subjects!r}"
+        raise ValueError(said) from None
 
 # %% ../nbs/03_sources.ipynb #0d344140
 def _chosen(ds, subjects=None):
@@ -554,7 +567,7 @@ def moabb_sources(
 ) -> list[Source]:
     "The subjects of a MOABB dataset, each a `Source`."
     by_name = isinstance(dataset, str)
-    ds = find_dataset(dataset, all_runs=True) if by_name else dataset
+    ds = find_dataset(dataset, all_runs=True)
     chosen, settings, read = _chosen(ds, subjects), _settings(ds), _read_moabb
     if by_name and type(ds).__name__ == "PhysionetMI":
         _warn_of_missing_runs(ds.code, chosen)

@@ -34,7 +34,7 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm.auto import tqdm
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from .files import read_json, write_json
+from .files import check_columns, check_kind, read_json, write_json
 from .montage import Montage
 from sjepa_nb.preprocessing import (
     Preprocessing, Recording, _interval, _length, _stretches, preprocess,
@@ -127,6 +127,7 @@ FORMAT = "sjepa_nb windows", 1
 
 def _plan(length, interval, prep):
     "What decides about the windows of a store, other than its sources."
+    check_kind(Preprocessing, preprocessing=prep)
     seconds, told = _interval(interval, prep.sfreq) / prep.sfreq, asdict(prep)
     if prep.unit == "V": del told["unit"]   # as ever, and as in stores of before
     return dict(format=FORMAT[0], version=FORMAT[1], length=_length(length), interval=seconds,
@@ -490,10 +491,18 @@ def build_store(
     return _locked(Path(path), plan, sources, overwrite, how)
 
 # %% ../nbs/04_store.ipynb #112bf044
-def _locked(path, plan, sources, overwrite, how):
-    "Build or open the store at `path`, alone."
+def _check_call(sources, n_jobs):
+    "Raise for what are no sources, and for no processes."
+    check_kind(numbers.Integral, n_jobs=n_jobs)
+    if not n_jobs: raise ValueError("n_jobs is a number of processes, not 0; -1: one for each core")
+    if not all(isinstance(s, Source) for s in sources):
+        raise TypeError("sources are what moabb_sources and file_sources give")
     if len({s.name for s in sources}) < len(sources): raise ValueError("a source is given twice")
     if not sources: raise ValueError("no sources given")
+
+def _locked(path, plan, sources, overwrite, how):
+    "Build or open the store at `path`, alone."
+    _check_call(sources, how["n_jobs"])
     with _in_words(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
@@ -597,6 +606,7 @@ def subjects_of(
     index: pd.DataFrame,  # with columns dataset and subject
 ) -> pd.Series:  # "dataset/subject", the same for all paradigms of one study
     "Who each row comes from."
+    check_columns(index, "dataset", "subject", name="index")
     return index.dataset.map(_study) + "/" + index.subject.astype(str)
 
 # %% ../nbs/04_store.ipynb #a75ab3d7

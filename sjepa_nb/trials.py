@@ -6,6 +6,7 @@
 __all__ = ['PARADIGMS', 'KINDS', 'make_paradigm', 'FileDataset', 'EpochsFiles', 'load_trials']
 
 # %% ../nbs/05_trials.ipynb #0bdb3104
+import numbers
 import re
 import warnings
 import zlib
@@ -17,13 +18,14 @@ import numpy as np
 import pandas as pd
 from moabb.datasets.base import BaseDataset
 
+from .files import check_kind
 from .montage import Montage, recording_montage
 from sjepa_nb.preprocessing import (
     FAR, MARGIN, SFREQ, TOKEN, UNITS, Preprocessing, _bandpass, _beside, _bridge, _cuts, _dead,
     _far, _length, _notes_on_channels, _refuse, _robust_sd, _standardise, _stretches,
     _unit_trouble, find_defects, find_extremes,
 )
-from .sources import _chosen, _name_files, _whose, file_sources, find_dataset
+from .sources import _chosen, _name_files, _paths, _whose, file_sources, find_dataset
 
 # %% ../nbs/05_trials.ipynb #521f2a6f
 PARADIGMS = dict(MI=4., ERP=1., SSVEP=4.)  # paradigm → seconds (tokens a channel) of a trial
@@ -175,6 +177,11 @@ def _reference_trials(x, meta, names, prep, who):
 # %% ../nbs/05_trials.ipynb #f11e0002
 KINDS = dict(MI="imagery", ERP="p300", SSVEP="ssvep")  # paradigm → MOABB's word
 
+def _kind(paradigm):
+    "MOABB's word for a paradigm. Raises `ValueError` for another one."
+    if paradigm in KINDS: return KINDS[paradigm]
+    raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
+
 def _said_in(description):
     "An annotation's last word: `Stimulus/S  1` of BrainVision is `S1`."
     return re.sub(r"\s+", "", description.rpartition("/")[2])
@@ -219,9 +226,9 @@ class FileDataset(BaseDataset):
         seconds: float | None = None,  # of a trial in MOABB's paradigms; 4, 1 and 4 when None
         subject_regex: str | None = None,  # finds the subject in a path
     ):
-        if paradigm not in KINDS:
-            raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
+        kind = _kind(paradigm)
         if not (events and isinstance(events, dict)): raise ValueError("events is a full dict")
+        check_kind(numbers.Real | None, seconds=seconds)
         if not (seconds is None or seconds > 0): raise ValueError(f"seconds is {seconds}, not > 0")
         spelled = [(str(said), str(name)) for name, said in events.items()]
         self.classes = {_said_in(said): name for said, name in spelled} | dict(spelled)
@@ -229,9 +236,9 @@ class FileDataset(BaseDataset):
         told = [paradigm, *map(str, events.items()), *(s.settings for s in self.sources)]
         code = f"FileDataset-{zlib.crc32(repr(told).encode()):08x}"
         people = {s.name.split("/")[1]: None for s in self.sources}
-        numbers = {str(name): i for i, name in enumerate(events, 1)}
-        super().__init__(list(people), 1, numbers, code, [0, seconds or PARADIGMS[paradigm]],
-                         KINDS[paradigm])
+        codes = {str(name): i for i, name in enumerate(events, 1)}
+        super().__init__(list(people), 1, codes, code, [0, seconds or PARADIGMS[paradigm]],
+                         kind)
 
     def data_path(self, subject, **kwargs):
         "The names of a subject's recordings."
@@ -299,15 +306,13 @@ class EpochsFiles:
         paradigm: str,  # "MI", "ERP" or "SSVEP"
         subject_regex: str | None = None,  # finds the subject in a path
     ):
-        if paradigm not in KINDS:
-            raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(KINDS)}")
-        self.paths = [Path(f) for f in files]
+        self.paradigm = _kind(paradigm)
+        self.paths = _paths(files)
         if not self.paths: raise ValueError("no files given")
         classes = {name for f in self.paths for name in _read_epochs(f).event_id}
         self.sources = _name_files({f: _whose(f, subject_regex) for f in self.paths})
         told = [paradigm, *((s.name, s.settings) for s in self.sources)]
         self.code = f"EpochsFiles-{zlib.crc32(repr(told).encode()):08x}"
-        self.paradigm = KINDS[paradigm]
         self.event_id = {name: i for i, name in enumerate(sorted(classes), 1)}
         self.subject_list = list(dict.fromkeys(s.name.split("/")[1] for s in self.sources))
 
@@ -410,7 +415,8 @@ def load_trials(
     `X` is float32 `(trials, channels, samples)` in µV; the table has subject, session and run.
     When None: `length` is 536, 152 and 536 samples for MI, ERP and SSVEP (of epochs, what they
     have), `events` are left and right hand for imagery, else all."""
-    ds = find_dataset(dataset) if isinstance(dataset, str) else dataset
+    check_kind(Preprocessing, preprocessing=preprocessing)
+    ds = find_dataset(dataset)
     task = _task(ds, paradigm, length, preprocessing, n_classes, events)
     n = _trial_samples(None if isinstance(ds, EpochsFiles) else paradigm, length)
     parts = [_one_subject(ds, task, s, n, preprocessing) for s in _chosen(ds, subjects)]

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .files import read_json, write_json, write_whole
+from .files import check_kind, read_json, write_json, write_whole
 from .heads import Downstream, FrozenNorm
 from .model import SJEPA, SJEPAConfig
 from .montage import HEAD_RADIUS, LEE2019_CHANNELS, Montage, lee2019_montage
@@ -103,6 +103,7 @@ def load_braindecode(
     """Copy weights of braindecode's layout into `model`; the target encoder becomes a copy of the
     contextual one. Raises `ValueError` when no tensor fits, when one that fits by name has another
     shape, or is not finite."""
+    check_kind(SJEPA | Downstream, model=model)
     ours = {k: v for k, v in model.state_dict().items() if not k.startswith("target_encoder.")}
     theirs = {k: braindecode_name(k, getattr(model, "head", None)) for k in ours}
     matched = {k: state[name] for k, name in theirs.items() if name in state}
@@ -138,6 +139,7 @@ def _check_tensors(found, ours, theirs):
 def to_braindecode(model: SJEPA | Downstream) -> dict:
     """The weights under braindecode's names; the mask token and the target encoder stay behind.
     Raises `ValueError` for a frozen norm."""
+    check_kind(SJEPA | Downstream, model=model)
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
         raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
                          "would be another one there")
@@ -251,6 +253,7 @@ def save_pretrained(
 ):
     """Write `model` as a folder of the hub's layout, which braindecode's
     `SignalJEPA.from_pretrained` reads too."""
+    check_kind(SJEPA, model=model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = to_braindecode(model)
