@@ -213,6 +213,7 @@ COMMANDS = {
 --probe simulated --probe-subjects x
 --probe simulated --probe-subjects 0
 --probe Kalunga2016
+--probe PhysionetMI --probe-subjects 400
 --resume
 --out run
 --out file
@@ -262,6 +263,8 @@ COMMANDS = {
 --head x
 --strategy probe
 --norm x
+--band 40 1
+--band 1 64
 --filters x
 --scale standardise
 --recordings S001.edf

@@ -221,17 +221,19 @@ def make_probe(
     for subject in subjects:
         x, y, _, montage = load_trials(dataset, paradigm, [subject], **settings)
         trials.append((x[:most], np.asarray(y)[:most]))
-    return Probe(name or paradigm, paradigm, trials, montage.names)
+    names = getattr(montage, "names", montage)   # where one has no position
+    return Probe(name or paradigm, paradigm, trials, names)
 
 # %% ../nbs/15_diagnostics.ipynb #a75d5a62
 def simulated_probes(
     subjects=(9, 10),  # of the simulated population; `--dataset simulated` trains on 1 to 8
     n_trials: tuple = (100, 600, 100),  # a person, for MI, ERP (flashes) and SSVEP
     seed: int = 0,  # of the population
+    **settings,  # of `load_trials`, e.g. preprocessing
 ) -> list[Probe]:
     "The three simulated paradigms as probes."
     sets = simulated_datasets(max(subjects), n_trials=n_trials, seed=seed, test_run=False)
-    return [make_probe(d, p, subjects) for d, p in zip(sets, ("MI", "ERP", "SSVEP"))]
+    return [make_probe(d, p, subjects, **settings) for d, p in zip(sets, ("MI", "ERP", "SSVEP"))]
 
 # %% ../nbs/15_diagnostics.ipynb #e23db8f5
 BANDS = dict(delta=(1, 4), theta=(4, 8), alpha=(8, 13), beta=(13, 30))  # Hz

@@ -97,10 +97,12 @@ class Task:
     events: tuple | None = None  # the classes by name; as `load_trials` chooses when None
     scale: str = "raise"  # amplitudes that cannot be microvolts: "raise", or "standardise"
     drop_unplaced: bool = False  # leave out channels without a position; the contextual head must
+    band: tuple = (.5, 40.)  # Hz, from and to, that the filter keeps
 
     def __post_init__(self):
         if self.paradigm not in ("MI", "ERP", "SSVEP"):
             raise ValueError(f"paradigm is MI, ERP or SSVEP, not {self.paradigm!r}")
+        object.__setattr__(self, "band", tuple(self.band))
         for k in ("subjects", "events"):
             value = getattr(self, k)
             if value is not None: object.__setattr__(self, k, tuple(_listed(value, k)))
@@ -114,8 +116,10 @@ class Task:
     def load(self, subject):
         """Trials, labels, table of sessions and runs of one subject; its montage, or its channels'
         names where one has no position."""
+        low, high = self.band
         keep = Preprocessing(scale="keep" if self.scale == "standardise" else "raise",
-                             on_missing="drop" if self.drop_unplaced else "keep")
+                             on_missing="drop" if self.drop_unplaced else "keep",
+                             l_freq=low, h_freq=high)
         events = list(self.events) if self.events else None
         return load_trials(self.dataset, self.paradigm, [subject], events=events,
                            preprocessing=keep)
@@ -536,7 +540,8 @@ def _check_names(out, before, now):
     for task in now["tasks"]:
         same = old.get((task["task"], task["dataset"]), task)
         if task == same: continue
-        what = "another scale" if task["scale"] != same["scale"] else "other channels"
+        words = dict(scale="another scale", band="another band", drop_unplaced="other channels")
+        what = next(v for k, v in words.items() if task.get(k) != same.get(k))
         raise ValueError(f"{out} holds {task['task']} with {what}: choose another folder")
 
 # %% ../nbs/19_evaluation.ipynb #1c19b0a2
@@ -561,6 +566,7 @@ def _told(sweep, tasks):
     named = [dict(task=t.name, dataset=c, scale=t.scale) for t, c in zip(tasks, codes)]
     for about, task in zip(named, tasks):
         if task.drop_unplaced: about["drop_unplaced"] = True
+        if task.band != Task.band: about["band"] = task.band
     told = dict(tasks=named, folds=sweep.folds, seed=sweep.seed, settings=sweep.settings,
                 limits=sweep.limits or {}, train_trials=sweep.train_trials, weights=weights,
                 version=VERSION)

@@ -115,9 +115,7 @@ class Recordings:
     valid_share: float = .15  # share of the subjects to validate on
     test_subjects: list[str] = ()  # subjects to keep out of the pre-training altogether
     reference: Literal["average", "none"] = "average"  # average reference, or as recorded
-    # Hz, from and to, that the filter keeps;
-    # sjepa_finetune and sjepa_evaluate filter trials to 0.5-40 Hz
-    band: tuple[float, float] = (.5, 40.)
+    band: tuple[float, float] = (.5, 40.)  # Hz, from and to, that the filter keeps
     drop_unplaced: bool = False  # leave out channels without a position, rather than stop
     # leave out recordings that cannot be used, and say which, rather than stop
     skip_bad: bool = False
@@ -133,7 +131,9 @@ class Windows:
     # whole seconds (tokens a channel) in a window: 1, 4 and 16 in the paper
     length: float = 4.
     interval: float = INTERVAL  # seconds between the starts of two windows
-    store: Path | None = None  # where the windows are kept (default: windows.zarr in --out)
+    # where the windows are kept; recordings that are not in it are added
+    # (default: windows.zarr in --out)
+    store: Path | None = None
     jobs: int = 1  # processes that read recordings
 
 # %% ../nbs/21_options.ipynb #6b82cbd0
@@ -192,6 +192,9 @@ class Trials:
     # classes by name, e.g. hands feet (default: left and right hand for imagery, else all);
     # of --recordings as CLASS=ANNOTATION, e.g. left=S1 right=S2
     events: list[str] | None = None
+    # Hz, from and to, that the filter keeps
+    # (default: what the run of --weights was trained on, 0.5 40 where no folder says)
+    band: tuple[float, float] | None = None
     # channels in an unknown unit: an error, or scaled by the training trials
     scale: Literal["raise", "standardise"] = "raise"
     # leave out channels without a position, which the contextual head cannot use

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARADIGM_OF', 'LOCAL', 'TESTS', 'SHORT', 'SHIPPED', 'check_machine', 'check_options', 'sources_of',
-           'preprocessing_of', 'training_of', 'model_of', 'probes_of', 'every_default', 'settle', 'write_command',
-           'quieten', 'write_figure', 'summary', 'pretrain', 'named_weights', 'weights_of', 'tasks_of',
-           'classifier_settings', 'finetune', 'write_figures', 'wide_table', 'sweep', 'draw', 'verdict', 'demonstrate']
+           'preprocessing_of', 'training_of', 'model_of', 'people_of_probes', 'probes_of', 'every_default', 'settle',
+           'write_command', 'quieten', 'write_figure', 'summary', 'pretrain', 'named_weights', 'weights_of', 'tasks_of',
+           'classifier_settings', 'band_of', 'finetune', 'write_figures', 'wide_table', 'sweep', 'draw', 'verdict',
+           'demonstrate']
 
 # %% ../nbs/22_runs.ipynb #d87b3c1e
 import json
@@ -61,15 +62,18 @@ def check_machine(o):
         raise ValueError("--jobs is a number of processes, not 0; -1: one for each core")
 
 # %% ../nbs/22_runs.ipynb #f4bfe474
+def _check_band(low, high):
+    "Raise `ValueError` for a band that is none."
+    if not 0 < low < high < SFREQ / 2:
+        raise ValueError(f"--band is from above 0 Hz to below {SFREQ / 2:g} Hz, not {low} {high}")
+
 def _check_times(o):
     "Lengths, intervals, bands and shares that can be."
     if not math.isfinite(o.length) or o.length != int(o.length):
         raise ValueError(f"--length is in whole seconds, not {o.length}")
     if not 0 < o.interval < math.inf:
         raise ValueError(f"--interval is in seconds, not {o.interval}")
-    low, high = o.band
-    if not 0 < low < high < SFREQ / 2:
-        raise ValueError(f"--band is from above 0 Hz to below {SFREQ / 2:g} Hz, not {low} {high}")
+    _check_band(*o.band)
     if not 0 < o.valid_share < 1:
         raise ValueError(f"--valid-share lies between 0 and 1, not {o.valid_share}")
 
@@ -175,11 +179,26 @@ def _known_subjects(dataset, wanted, name):
     if lost: raise ValueError(f"{name} has no subject {', '.join(lost)}: it has {first} to {last}")
     return [known[s] for s in wanted]
 
-def _recorded_probe(dataset, people):
+# %% ../nbs/22_runs.ipynb #45848b5d
+def people_of_probes(o: Pretrain, seed: int = 0) -> dict:  # name → dataset, people
+    "Whom `--probe` asks. Raises `ValueError` for people who are not there; reads no recording."
+    found = {}
+    for name in o.probe:
+        people = o.probe_subjects or ["9", "10"]
+        if name != "simulated" and not o.probe_subjects:
+            raise ValueError(f"--probe {name} needs --probe-subjects: "
+                             "people whom the training does not see")
+        dataset = find_dataset(name) if name != "simulated" else _simulated(people, seed)[0]
+        if dataset.paradigm not in PARADIGM_OF:
+            raise ValueError(f"--probe {name} is for {dataset.paradigm}, not for "
+                             f"{', '.join(PARADIGM_OF.values())}")
+        found[name] = dataset, _known_subjects(dataset, people, f"--probe {name}")
+    return found
+
+def _recorded_probe(dataset, people, prep):
     "The probe of one MOABB dataset."
     paradigm = PARADIGM_OF[dataset.paradigm]
-    people = _known_subjects(dataset, people, dataset.code)
-    return make_probe(dataset, paradigm, people, f"{dataset.code} {paradigm}")
+    return make_probe(dataset, paradigm, people, f"{dataset.code} {paradigm}", preprocessing=prep)
 
 # %% ../nbs/22_runs.ipynb #4f6a90f6
 def _refuse_trained(name, dataset, people, trains):
@@ -197,16 +216,12 @@ def probes_of(
     seed: int = 0,
 ) -> list:
     "What `--probe` names. Raises `ValueError` where it would ask people who train."
-    probes = []
-    for name in o.probe:
-        people = o.probe_subjects or ["9", "10"]
-        if name != "simulated" and not o.probe_subjects:
-            raise ValueError(f"--probe {name} needs --probe-subjects: "
-                             "people whom the training does not see")
-        dataset = find_dataset(name) if name != "simulated" else _simulated(o.subjects, seed)[0]
+    on_missing = "drop" if o.drop_unplaced else "keep"
+    prep, probes = replace(preprocessing_of(o), on_missing=on_missing), []
+    for name, (dataset, people) in people_of_probes(o, seed).items():
         _refuse_trained(name, dataset, people, trains)
-        if name == "simulated": probes += simulated_probes([int(s) for s in people], seed=seed)
-        else: probes.append(_recorded_probe(dataset, people))
+        if name == "simulated": probes += simulated_probes(people, seed=seed, preprocessing=prep)
+        else: probes.append(_recorded_probe(dataset, people, prep))
     return probes
 
 # %% ../nbs/22_runs.ipynb #80e0f8c9
@@ -418,7 +433,7 @@ def pretrain(
     quieten()
     o = settle(given)
     training = training_of(o)
-    model_of(o), preprocessing_of(o)
+    model_of(o), preprocessing_of(o), people_of_probes(o, training.seed)
     sources = _sources_left(o, training.seed)
     world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with locked(o.out, lock) if world.first else nullcontext() as lock:
@@ -519,19 +534,43 @@ def _own_task(o):
     return Task(o.paradigm, dataset, people, events, o.scale, o.drop_unplaced)
 
 # %% ../nbs/22_runs.ipynb #f99e575e
-def tasks_of(o: Trials) -> list[Task]:
+def tasks_of(
+    o: Trials,
+    band: tuple = Task.band,  # Hz, from and to
+) -> list[Task]:
     "What the options name."
     tasks = [_own_task(o)] if o.recordings else []
     for name in () if o.recordings else o.dataset:
         if name == "simulated": tasks += _simulated_tasks(o)
         else: tasks.append(_recorded_task(o, name))
     if not tasks: raise ValueError(f"no task of paradigm {o.paradigm}")
-    return tasks
+    return [replace(t, band=band) for t in tasks]
 
 def classifier_settings(o: FineTuning) -> dict:
     "What `SJEPAClassifier` is told: what was given, and the seed."
     device = {} if o.device is None else dict(device=o.device)
     return o.settings | device | dict(random_state=o.seed)
+
+# %% ../nbs/22_runs.ipynb #1c22ba02
+def _recorded_band(weights):
+    "Hz, from and to, of the recordings that weights were trained on; the usual where nothing says."
+    if not isinstance(weights, (str, Path)): return Task.band   # from the hub
+    try: told = read_json(Path(weights).parent / "run.json", dict)["data"]["preprocessing"]
+    except (OSError, ValueError, LookupError, TypeError): return Task.band
+    return told["l_freq"], told["h_freq"]
+
+def band_of(
+    o: Trials,
+    weights: dict,  # name → file or model; None: random ones
+) -> tuple:  # Hz, from and to
+    "The band of the trials. Raises `ValueError` where the weights do not agree about it."
+    if o.band: _check_band(*o.band)
+    if o.band: return tuple(o.band)
+    found = {n: _recorded_band(w) for n, w in weights.items() if w is not None}
+    bands = set(found.values()) or {Task.band}
+    if len(bands) == 1: return bands.pop()
+    said = ", ".join(f"{n} {low:g}-{high:g} Hz" for n, (low, high) in found.items())
+    raise ValueError(f"--weights were trained on different bands ({said}): say --band")
 
 # %% ../nbs/22_runs.ipynb #d8157135
 def _score(folds):
@@ -606,7 +645,7 @@ def finetune(o: Finetune):
     if len(o.weights) > 1:
         raise ValueError("sjepa_finetune takes one --weights; sjepa_evaluate compares several")
     name, weights = next(iter(weights_of(o.weights).items()), (NO_PRETRAINING, None))
-    tasks = tasks_of(o)
+    tasks = tasks_of(o, band_of(o, {name: weights}))
     SJEPAClassifier(weights, o.head, o.strategy, **classifier_settings(o))._check_settings()
     if o.folds < 2: raise ValueError(f"at least 2 folds are needed, not {o.folds}")
     with locked(o.out) as lock:
@@ -651,7 +690,8 @@ def _evaluated(o):
     if most is not None:
         limits = {"full-contextual": dict(epochs=min(most, o.settings.get("epochs", most)))}
     pretrainings = weights_of(o.weights) | {NO_PRETRAINING: None}
-    return evaluate(tasks_of(o), pretrainings, o.out, heads=o.heads, strategies=o.strategies,
+    tasks = tasks_of(o, band_of(o, pretrainings))
+    return evaluate(tasks, pretrainings, o.out, heads=o.heads, strategies=o.strategies,
                     with_baselines=not o.no_baselines, folds=o.folds, seed=o.seed, n_jobs=o.jobs,
                     progress=not o.quiet, limits=limits, train_trials=o.train_trials,
                     **classifier_settings(o))

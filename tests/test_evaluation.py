@@ -3,6 +3,7 @@ statistics, and the commands."""
 import json
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from commands import Command
-from sjepa_nb import evaluation
+from sjepa_nb import evaluation, runs
 from sjepa_nb.command_line import sjepa_evaluate, sjepa_finetune, sjepa_plot
 from sjepa_nb.evaluation import (
     BLANK, NO_PRETRAINING, RESULTS, Pipeline, Task, baselines, compare, cross_validate,
@@ -21,6 +22,8 @@ from sjepa_nb.evaluation import (
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.options import Pretrain
+from sjepa_nb.runs import probes_of
 from sjepa_nb.simulation import SimulatedMI
 
 SMALL = SJEPAConfig(depth=1, predictor_depth=1, hidden=32, average_layers=1)
@@ -251,6 +254,52 @@ def test_a_channel_without_a_place_keeps_out_the_contextual_head_alone(weights, 
     assert (dropped.error == "").all() and set(dropped.channels) == {60}
     with pytest.raises(ValueError, match="holds MI with other channels"):
         evaluate([task], out=tmp_path / "kept", **asked)
+
+
+def test_a_probe_of_channels_without_a_place_asks_the_local_tokens(monkeypatch):
+    "All channels stay for the local tokens; without those two when that is asked for."
+    monkeypatch.setattr(runs, "find_dataset", lambda name: CapWithCB1(1, n_trials=12))
+    asked, model = dict(probe=["Cap"], probe_subjects=["1"]), SJEPA(config=SMALL)
+    kept = probes_of(Pretrain(**asked), set())[0]
+    assert len(kept.names) == 62 and "CB1" in kept.names
+    local, contextual = kept(model).values()
+    assert 0 <= local <= 1 and np.isnan(contextual)
+    dropped = probes_of(Pretrain(**asked, drop_unplaced=True), set())[0]
+    assert len(dropped.names) == 60 and np.isfinite([*dropped(model).values()]).all()
+
+
+# ---------------------------------------------------------------- the band
+
+def above(hz, x):
+    "Share of the power of trials above a frequency."
+    power = np.abs(np.fft.rfft(x)) ** 2
+    return power[..., np.fft.rfftfreq(x.shape[-1], 1 / 128) > hz].sum() / power.sum()
+
+
+def test_trials_and_probes_have_the_band_that_is_asked_for(tasks):
+    task = replace(tasks[0], band=(1., 12.))
+    wide, narrow = (t.load(1)[0] for t in (tasks[0], task))
+    assert above(16, wide) > .02 and above(16, narrow) < .01
+    few = dict(probe=["simulated"], probe_subjects=["1"], band=(1., 12.))
+    assert above(16, probes_of(Pretrain(**few), set())[0].trials[0][0]) < .01
+
+
+def test_a_sweep_keeps_its_band(tmp_path, capfd):
+    """The commands take it from the run that the weights come from; another one is another sweep,
+    and what is none is refused."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    SJEPA(config=SMALL).save(run / "model.safetensors")
+    told = dict(preprocessing=dict(l_freq=1., h_freq=12.), samples=152)
+    (run / "run.json").write_text(json.dumps(dict(data=told, training=dict(radius=.6))))
+    words = ["--subjects", "11", "--paradigm", "MI", "--trials", "20", "48", "20", "--folds", "2",
+             "--heads", "pre-local", "--strategies", "probe", "--no-baselines", "--quiet",
+             "--weights", str(run), "--out", str(out)]
+    assert sjepa_evaluate(words) == 0
+    assert json.loads((out / "sweep.json").read_text())["tasks"][0]["band"] == [1., 12.]
+    for band, says in ((("0.5", "40"), "holds MI with another band"), (("12", "1"), "--band is")):
+        assert sjepa_evaluate([*words, "--band", *band]) == 2
+        assert says in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- what is refused

@@ -337,7 +337,10 @@ def test_weights_without_a_checkpoint_are_a_false_start(begin, tmp_path, monkeyp
     ("--valid-share 2", "between 0 and 1"), ("--seed -1", "seed"), ("--dropout 2", "dropout"),
     ("--subject-regex x", "is for --recordings"),
     ("--dataset PhysionetMI --subjects 777", "no subject 777"),
-    ("--dataset Lee2019_MY", "close: Lee2019_MI"), ("--recordings missing.edf", "no such file")])
+    ("--dataset Lee2019_MY", "close: Lee2019_MI"),
+    ("--probe PhysionetMI --probe-subjects 400", "--probe PhysionetMI has no subject 400"),
+    ("--probe simulated --probe-subjects 9 x", "--probe simulated has no subject x"),
+    ("--recordings missing.edf", "no such file")])
 def test_wrong_options_are_found_at_once(words, said, tmp_path, capsys):
     assert sjepa_pretrain([*COMMAND, *words.split(), "--out", str(tmp_path / "run")]) == 2
     told = capsys.readouterr().err.strip()
