@@ -28,9 +28,27 @@ from .montage import Montage, lee2019_montage
 from .positional_encoding import PositionalEncoding
 from .predictor import Predictor
 
-# %% ../nbs/13_model.ipynb #ea3228d3
+# %% ../nbs/13_model.ipynb #2e1c9a42
 TARGET_NORMS = "layer", "instance", "centred", "none"
 
+def _check_sizes(config):
+    "Raise `ValueError` for sizes that no network can have."
+    for name in ("width", "depth", "predictor_depth", "heads", "hidden"):
+        value = getattr(config, name)
+        if isinstance(value, numbers.Integral) and value >= 1: continue
+        raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
+    if not 1 <= config.average_layers <= config.depth:
+        raise ValueError(f"average_layers must lie between 1 and the depth, {config.depth}; "
+                         f"got {config.average_layers}")
+    if config.width % config.heads:
+        raise ValueError(f"heads must divide the width, {config.width}; got {config.heads}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout lies between 0 and 1, not {config.dropout}")
+    if config.target_norm not in TARGET_NORMS:
+        known = ", ".join(map(repr, TARGET_NORMS))
+        raise ValueError(f"target_norm is {known}, not {config.target_norm!r}")
+
+# %% ../nbs/13_model.ipynb #ea3228d3
 @dataclass(frozen=True)
 class SJEPAConfig:
     "The sizes of an S-JEPA, and how its targets are made. Paper's sizes."
@@ -43,21 +61,7 @@ class SJEPAConfig:
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
-    def __post_init__(self):
-        for name in ("width", "depth", "predictor_depth", "heads", "hidden"):
-            value = getattr(self, name)
-            if isinstance(value, numbers.Integral) and value >= 1: continue
-            raise ValueError(f"{name} is a whole number of at least 1, not {value!r}")
-        if not 1 <= self.average_layers <= self.depth:
-            raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; "
-                             f"got {self.average_layers}")
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide the width, {self.width}; got {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout lies between 0 and 1, not {self.dropout}")
-        if self.target_norm not in TARGET_NORMS:
-            known = ", ".join(map(repr, TARGET_NORMS))
-            raise ValueError(f"target_norm is {known}, not {self.target_norm!r}")
+    def __post_init__(self): _check_sizes(self)
 
 # %% ../nbs/13_model.ipynb #9e7e8ce3
 PRESETS = {"2/8/64": (2, 1, 1), "4/8/256": (4, 2, 2), "8/8/256": (8, 4, 4), "8/8/2048": (8, 4, 4)}
@@ -189,13 +193,14 @@ class Output(NamedTuple):
     context: torch.Tensor  # (contexts, visible tokens, width)
     context_exists: torch.Tensor | None  # (contexts, visible tokens) bool
 
-# %% ../nbs/13_model.ipynb #4d3922fd
+# %% ../nbs/13_model.ipynb #2e1c9a43
 def _check_masks(masks, n):
     "Refuse masks that are not those of a batch of `n` examples."
     if int(masks.example.max()) + 1 == n and masks.visible.any(1).all(): return
     raise ValueError(f"these masks do not fit a batch of {n}: each example needs a context, and "
                      "each context a visible channel")
 
+# %% ../nbs/13_model.ipynb #4d3922fd
 @patch
 def forward(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz

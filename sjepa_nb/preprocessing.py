@@ -49,12 +49,15 @@ def _length(length):
 # %% ../nbs/02_preprocessing.ipynb #2a23da92
 def _interval(interval, sfreq=SFREQ):
     """The time from one window to the next, in samples (not rounded): a float is in seconds,
-    an integer in samples."""
+    an integer in samples, at least a second of them."""
     in_samples = isinstance(interval, (int, np.integer))
     samples = float(interval) if in_samples else interval * sfreq
     if not 1 <= samples < math.inf:
         raise ValueError("the interval between windows is at least one sample and finite, "
                          f"not {interval}")
+    if in_samples and samples < sfreq:
+        raise ValueError(f"an interval of {interval} samples is less than a second "
+                         f"(an interval in seconds is a float: {float(interval)})")
     return samples
 
 # %% ../nbs/02_preprocessing.ipynb #2b49a2cd
@@ -373,23 +376,28 @@ class Recording:
         none = np.zeros(self.data.shape[1], bool)
         return np.any([none, *self.reasons.values()], axis=0)
 
+# %% ../nbs/02_preprocessing.ipynb #2e1c9a41
+def _notes_on_names(left_out):
+    "Why these channels are left out, by their names."
+    kinds = {n: other_kind(n) for n in left_out}
+    others = [f"{n} ({k})" for n, k in kinds.items() if k]
+    twins = _numbered_twins(left_out)
+    unplaced = [n for n, k in kinds.items() if not k and n not in twins]
+    if others: yield f"no electrodes, left out: {', '.join(others)}"
+    if twins: yield f"several channels of one name, left out: {', '.join(twins)}"
+    if unplaced:
+        yield f"{len(unplaced)} channels without a position left out: {', '.join(unplaced)}"
+
 # %% ../nbs/02_preprocessing.ipynb #9e816524
 def _notes_on_channels(raw, names):
     "Which EEG channels of a recording are not among `names`, and why."
     eeg = [raw.ch_names[i] for i in mne.pick_types(raw.info, eeg=True, exclude=())]
     bads = [n for n in eeg if n in raw.info["bads"]]
-    kinds = {n: other_kind(n) for n in eeg if n not in {*bads, *names}}
-    others = [f"{n} ({k})" for n, k in kinds.items() if k]
-    twins = _numbered_twins(list(kinds))
-    unplaced = [n for n, k in kinds.items() if not k and n not in twins]
-    other_rates = (raw.info.get("temp") or {}).get("left_out")
     if bads: yield f"marked as bad: {', '.join(bads)}"
+    other_rates = (raw.info.get("temp") or {}).get("left_out")
     if other_rates:
         yield f"at another rate than the electrodes, left out: {', '.join(other_rates)}"
-    if others: yield f"no electrodes, left out: {', '.join(others)}"
-    if twins: yield f"several channels of one name, left out: {', '.join(twins)}"
-    if unplaced:
-        yield f"{len(unplaced)} channels without a position left out: {', '.join(unplaced)}"
+    yield from _notes_on_names([n for n in eeg if n not in {*bads, *names}])
 
 # %% ../nbs/02_preprocessing.ipynb #6e676224
 def _notes_on_filters(info, prep):
