@@ -28,10 +28,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import (
-    FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe,
-)
-from sjepa_nb.heads import HEADS, Downstream
+from sjepa_nb.finetuning import SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
+from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache
 from sjepa_nb.montage import named_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
