@@ -907,6 +907,7 @@ def load(cls: SJEPAClassifier,
     return self
 
 # %% ../nbs/18_finetuning.ipynb #476bac5a
+@torch.random.fork_rng([])  # the first weights are not kept
 def _read_start(about, tensors):
     "The pre-trained model that a classifier began from, as far as its file holds it."
     if "start" not in about: return NOT_KEPT
@@ -936,6 +937,7 @@ def _take(self: SJEPAClassifier, facts):
 
 # %% ../nbs/18_finetuning.ipynb #dcf1087e
 @patch
+@torch.random.fork_rng([])
 def _empty_network(self: SJEPAClassifier, facts, montage):
     "A network for the weights of the file."
     sizes, places, model = facts["sizes"], facts["places"], None

@@ -283,12 +283,12 @@ _WROTE = ("SJEPA.save; weights of braindecode's layout are read by from_pretrain
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`
 ) -> SJEPA:
-    """Read a model that `save` wrote. Raises `FileNotFoundError`, or `ValueError` for a damaged
-    file or another kind of file."""
+    """Read a model that `save` wrote; the caller's random numbers go on as if nothing had been.
+    Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."""
     about, tensors = read_whole(path, "sjepa_nb 1", "weights", _WROTE)
     montage, config = _check_header(path, about, tensors)
     try:
-        model = cls(montage, SJEPAConfig(**config))
+        with torch.random.fork_rng([]): model = cls(montage, SJEPAConfig(**config))
         model.load_state_dict(tensors)
     except Exception as e: raise ValueError(f"{path}{_NOT_THOSE}: {_short(e)}") from e
     return model.eval()
