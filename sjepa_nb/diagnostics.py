@@ -189,6 +189,7 @@ def local(self: Probe, model, person) -> float:
     features = lambda train: local_tokens(model, x, filters(train))
     return fold_scores(features, y, PROBES[self.paradigm][1])
 
+# %% ../nbs/15_diagnostics.ipynb #2e1c9a71
 @patch
 def contextual(self: Probe, model, person) -> float:
     "Score of the contextual tokens of one person."

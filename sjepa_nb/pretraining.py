@@ -177,6 +177,15 @@ def _look(model, x, masker, config, number, most, device):
     seen = sample(out, x, masks, channels, number, generator, most)
     return float(out.loss), int(masks.hidden.sum()), seen
 
+# %% ../nbs/16_pretraining.ipynb #2e1c9a74
+def _sums(looks):
+    "Of all batches: losses times hidden tokens, hidden tokens, samples."
+    error, count, samples = 0., 0, []
+    for loss, tokens, seen in looks:
+        error, count = error + loss * tokens, count + tokens
+        samples.append(seen)
+    return error, count, samples
+
 # %% ../nbs/16_pretraining.ipynb #666894ec
 @torch.no_grad()
 def validate(
@@ -193,11 +202,9 @@ def validate(
     batches = epoch_batches(store.index["montage"], rows, config.batch_size)
     numbers = world.part(range(len(batches))) if world else range(len(batches))
     loader = batch_loader(store, [batches[i] for i in numbers], device, workers)
-    error, count, samples, most = 0., 0, [], most // len(batches) + 1
-    for number, (x, m) in zip(numbers, loader):
-        loss, tokens, seen = _look(model, x, maskers[m], config, number, most, device)
-        error, count = error + loss * tokens, count + tokens
-        samples.append(seen)
+    error, count, samples = _sums(
+        _look(model, x, maskers[m], config, number, most // len(batches) + 1, device)
+        for number, (x, m) in zip(numbers, loader))
     if world: (error, count), samples = world.total(error, count), sum(world.gather(samples), [])
     return dict(loss=error / count, **judge(samples))
 
@@ -708,6 +715,14 @@ def _row(self: Pretraining, seen) -> dict:
         seconds=round(self.epoch_seconds, 2), waiting=waiting, memory_gb=round(memory_gb(), 2),
         **seen)
 
+# %% ../nbs/16_pretraining.ipynb #2e1c9a72
+@patch
+def _keep_the_best(self: Pretraining, merit, epoch):
+    "Write the weights of an epoch that is better than all before."
+    if not merit < self.best: return
+    self.best, self.best_epoch = merit, epoch
+    if self.world.first: self.model.save(self.folder / "model.safetensors")
+
 # %% ../nbs/16_pretraining.ipynb #6660cdcf
 @patch
 def _close_epoch(self: Pretraining):
@@ -723,9 +738,7 @@ def _close_epoch(self: Pretraining):
     if not math.isfinite(seen["loss"]):
         raise TrainingError(f"epoch {epoch + 1}: the validation loss is {seen['loss']}; "
                             "the best weights so far are kept")
-    if merit < self.best:
-        self.best, self.best_epoch = merit, epoch
-        if self.world.first: self.model.save(self.folder / "model.safetensors")
+    self._keep_the_best(merit, epoch)
     self.epoch_seconds = self.waited = 0.
     self._save()
     if self.progress: tqdm.write(self._said(row) + (" *" if self.best_epoch == epoch else ""))
@@ -856,6 +869,17 @@ def _plot_probes(ax, epochs, name, colour):
         ax.plot(seen.step, seen[column], color=colour, ls=["-", "--", ":", "-."][k % 4], ms=3,
                 label=f"{name}: {column}", **style)
 
+# %% ../nbs/16_pretraining.ipynb #2e1c9a73
+def _name_axes(axes):
+    "What the four panels show."
+    axes[0, 1].axhline(1, color="k", lw=.7)
+    axes[0, 0].set_ylabel("L1 loss")
+    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
+    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
+    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
+    for ax in axes.flat:
+        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
+
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
     *folders: str | Path,  # runs
@@ -871,11 +895,5 @@ def plot_pretraining(
         _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
         _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))
         _plot_probes(axes[1, 1], epochs, name, colour)
-    axes[0, 1].axhline(1, color="k", lw=.7)
-    axes[0, 0].set_ylabel("L1 loss")
-    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
-    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
-    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
-    for ax in axes.flat:
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
+    _name_axes(axes)
     return fig

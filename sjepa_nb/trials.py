@@ -41,9 +41,8 @@ def make_paradigm(
     n_classes: int | None = None,  # imagery with more than two classes
     events: list | None = None,  # the classes, of imagery or (frequencies) SSVEP
 ):  # a MOABB paradigm
-    """MOABB's paradigm for a task, set to the band and rate of pre-training.
-
-    Trials of MI, ERP and SSVEP have 536, 152 and 536 samples when `length` is None."""
+    """MOABB's paradigm for a task, set to the band and rate of pre-training. Trials of MI, ERP and
+    SSVEP have 536, 152 and 536 samples when `length` is None."""
     from moabb.paradigms import P300, SSVEP, LeftRightImagery, MotorImagery
     if paradigm not in PARADIGMS:
         raise ValueError(f"no paradigm {paradigm!r}: choose {', '.join(PARADIGMS)}, "
@@ -404,10 +403,8 @@ def load_trials(
     preprocessing: Preprocessing = Preprocessing(),
     n_classes: int | None = None,  # imagery with more than two, or SSVEP with fewer than all
     events: list | None = None,  # the classes by name, e.g. ["hands", "feet"]
-) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, Montage]:  # X, y, metadata, montage (or names)
-    """Labelled trials through MOABB's own paradigms.
-
-    `X` is float32 `(trials, channels, samples)` in µV; the table has subject, session and run.
+) -> tuple[np.ndarray, np.ndarray, pd.DataFrame, Montage]:  # X, y, runs, montage (or names)
+    """Labelled trials through MOABB's own paradigms: float32 `(trials, channels, samples)` in µV.
     When None: `length` is 536, 152 and 536 samples for MI, ERP and SSVEP (of epochs, what they
     have), `events` are left and right hand for imagery, else all."""
     ds = find_dataset(dataset) if isinstance(dataset, str) else dataset

@@ -219,6 +219,7 @@ def test_faults_are_seen(tmp_path, change, says):
     ({}, None),
     ({"source5": "x = 1\n" + "y" * 101}, "101 characters"),
     ({"source5": "x = 1; y = 2"}, "behind a `;`"),
+    ({"source5": "plot(1)  # a;b\nplot(';');"}, None),
     ({"source5": "#| export\n" + "x = 1\n" * 21}, "an exported cell of 21 lines: x = 1"),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 30}, None),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 40}, "41 exported lines before a call"),
