@@ -32,6 +32,7 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 LARGEST = 1_500_000  # bytes of one page
 LONGEST_CELL = 20  # lines of an exported cell that is not one class
 LONGEST_WAIT = 40  # exported lines before a reader sees something run
+MOST_BRANCHES = 12  # of a function
 
 
 def pages(names=()):
@@ -338,10 +339,15 @@ def long_wait(path):
     return [f"{lines} exported lines before a call"] if lines > LONGEST_WAIT else []
 
 
+def many_branches(path):
+    found = measure.functions(measure.code_cells(path))
+    return [f"{name} has {n} branches" for name, _, n in found if n > MOST_BRANCHES]
+
+
 def hard_to_read(path):
     "What makes the code of a page or of a Python file need a second reading. A list of sentences."
     path = Path(path)
-    rules = long_lines, packed_lines, long_cells, long_wait
+    rules = long_lines, packed_lines, long_cells, long_wait, many_branches
     return [sentence for rule in rules for sentence in rule(path)]
 
 
