@@ -40,7 +40,7 @@ def epoch_batches(
     return [batches[i] for i in rng.permutation(len(batches))] if rng else batches
 
 # %% ../nbs/14_batches.ipynb #dc3c544a
-MASKS = "sphere", "fixed budget"
+MASKS = {"sphere": SphereMask, "fixed budget": FixedBudgetMask}  # name → class
 
 # %% ../nbs/14_batches.ipynb #6cba98d3
 def montage_masks(
@@ -49,10 +49,11 @@ def montage_masks(
     kind: str = "sphere",  # one of `MASKS`
     radius: float = .6,  # of a mask, in head radii
 ) -> list:  # for each montage: what draws its masks, and the rows of `places` of its channels
-    "What masks the batches of a store. Raises `ValueError` where a montage does not fit."
-    draw = SphereMask if kind == "sphere" else FixedBudgetMask
+    """What masks the batches of a store. Raises `ValueError` where a montage does not fit, or there
+    are no masks of this name."""
+    if kind not in MASKS: raise ValueError(f"masks are {' or '.join(MASKS)}, not {kind!r}")
     rows = [torch.from_numpy(places.index(m.names)) for m in store.montages]
-    return [(draw(m, radius), channels) for m, channels in zip(store.montages, rows)]
+    return [(MASKS[kind](m, radius), channels) for m, channels in zip(store.montages, rows)]
 
 # %% ../nbs/14_batches.ipynb #e8b570a6
 def cropped(

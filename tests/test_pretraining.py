@@ -20,9 +20,11 @@ import torch
 
 from commands import COMMAND, Command, no_large_files
 from sjepa_nb import pretraining
+from sjepa_nb.batches import MASKS, montage_masks
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.sources import file_sources, moabb_sources
 from sjepa_nb.store import WindowStore, build_store, split_by_subject
+from sjepa_nb.masking import SphereMask
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.diagnostics import CollapseError, TrainingError
 from sjepa_nb.pretraining import Pretraining, TrainingConfig, load_checkpoint, train_step
@@ -475,6 +477,21 @@ def test_windows_may_begin_anywhere(begin):
     run.lock.release()
     with pytest.raises(ValueError, match="crop is at most a window's length"):
         begin(config=TrainingConfig(crop=10_000))
+
+
+def test_a_way_of_hiding_of_ones_own_is_a_class_and_a_name(begin, store, monkeypatch):
+    class Front(SphereMask):
+        "Hide what lies in front."
+        def __init__(self, montage, radius):
+            super().__init__(montage, radius)
+            self.table = torch.from_numpy(montage.positions[None, :, 1] > radius)
+
+    monkeypatch.setitem(MASKS, "front", Front)
+    (draw, _), = montage_masks(store, store.montage, "front", .6)
+    assert isinstance(draw, Front)
+    begin(config=replace(CONFIG, mask="front", epochs=1)).run()
+    with pytest.raises(ValueError, match="or front, not 'back'"):
+        montage_masks(store, store.montage, "back")
 
 
 def test_steps_are_filled_with_whole_epochs(begin):
