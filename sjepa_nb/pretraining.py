@@ -869,17 +869,6 @@ def _plot_probes(ax, epochs, name, colour):
         ax.plot(seen.step, seen[column], color=colour, ls=["-", "--", ":", "-."][k % 4], ms=3,
                 label=f"{name}: {column}", **style)
 
-# %% ../nbs/16_pretraining.ipynb #2e1c9a73
-def _name_axes(axes):
-    "What the four panels show."
-    axes[0, 1].axhline(1, color="k", lw=.7)
-    axes[0, 0].set_ylabel("L1 loss")
-    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
-    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
-    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
-    for ax in axes.flat:
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
-
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
     *folders: str | Path,  # runs
@@ -895,5 +884,11 @@ def plot_pretraining(
         _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
         _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))
         _plot_probes(axes[1, 1], epochs, name, colour)
-    _name_axes(axes)
+    axes[0, 1].axhline(1, color="k", lw=.7)
+    axes[0, 0].set_ylabel("L1 loss")
+    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
+    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
+    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
+    for ax in axes.flat:
+        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
     return fig
