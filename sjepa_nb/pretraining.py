@@ -394,6 +394,8 @@ def memory_gb() -> float:
 # %% ../nbs/16_pretraining.ipynb #2f24c38d
 class Pretraining:
     "A pre-training run: on disk in `folder`, in memory here. `run()` starts it, or goes on."
+    network = SJEPA  # what is trained; a subclass of this class may name a subclass of it
+
     def __init__(self,
         store: WindowStore,
         split: dict,  # rows to `train` and `valid`ate on, from `split_by_subject`
@@ -433,7 +435,7 @@ def _make_model(self: Pretraining, model_config):
     config = self.config
     keep_memory()
     torch.manual_seed(config.seed)
-    self.model = SJEPA(self.store.montage, model_config)
+    self.model = self.network(self.store.montage, model_config)
     self.maskers = montage_masks(self.store, self.model.montage, config.mask, config.radius)
     self.precision = set_precision(self.model, config.precision, self.device)
     self.model.to(self.device)
@@ -503,7 +505,8 @@ def _told(self: Pretraining):
         windows=len(self.store), train=len(self.split["train"]), valid=len(self.split["valid"]),
         train_rows=self._rows_digest("train"), valid_rows=self._rows_digest("valid"),
         probes=[p.name for p in self.probes], channels=list(self.model.montage.names),
-        samples=int(self.store.length), preprocessing=self.store.about["preprocessing"])
+        samples=int(self.store.length), preprocessing=self.store.about["preprocessing"],
+        network=type(self.model).__name__)
     model = asdict(self.model.config)
     return dict(model=model, training=training | dict(precision=self.precision), data=data)
 
@@ -536,6 +539,7 @@ def _save(self: Pretraining):
 def _restore(self: Pretraining, state):
     "Take over a checkpoint. Raises `ValueError` naming what differs from the run that wrote it."
     then = json.loads(state["told"])
+    then["data"].setdefault("network", "SJEPA")  # older checkpoints do not say
     if self.config.precision == "auto":  # what it began with, on this machine too
         self.precision = set_precision(self.model, then["training"]["precision"], self.device)
     differs = _differences(then, self._told())

@@ -205,6 +205,25 @@ def test_another_architecture_or_data(begin, tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing to resume"): begin("none", resume=True)
 
 
+def test_a_network_of_ones_own_is_trained(begin, monkeypatch):
+    class Twofold(SJEPA):
+        "Targets of twice the size."
+        def targets(self, tokens): return 2 * super().targets(tokens)
+
+    few = replace(CONFIG, epochs=1)
+    usual = begin("usual", few)
+    monkeypatch.setattr(Pretraining, "network", Twofold)
+    own = begin("own", few)
+    own.run()
+    assert type(own.model) is Twofold
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="network: Twofold then, SJEPA now"):
+        begin("own", few, resume=True)
+    usual.run()
+    own, usual = (run.epochs_log.rows()[0]["trivial"] for run in (own, usual))
+    assert own > 1.5 * usual
+
+
 def test_nan_stops_with_the_last_good_state(begin, tmp_path, monkeypatch):
     run = begin()
     masked = pretraining.SJEPA.forward
