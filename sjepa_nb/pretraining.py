@@ -841,12 +841,13 @@ def _best(folder, epochs):
     return epochs.loc[(epochs.loss / epochs.positional).idxmin()]
 
 def _plot_loss(ax, folder, epochs, name, colour):
-    "Losses, and a star at the best epoch."
-    steps = _read_table(folder / "steps.csv", ("step", "loss"))
-    best = _best(folder, epochs)
-    ax.plot(steps.step, steps.loss, color=colour, alpha=.25, lw=.7)
-    ax.plot(epochs.step, epochs.train_loss, color=colour, label=f"{name}, training")
-    ax.plot(epochs.step, epochs.loss, color=colour, ls="--", label=f"{name}, validation")
+    "Losses, where there is a table of steps theirs as well, and a star at the best epoch."
+    best, table = _best(folder, epochs), folder / "steps.csv"
+    if table.exists():
+        steps = _read_table(table, ("step", "loss"))
+        ax.plot(steps.step, steps.loss, color=colour, alpha=.25, lw=.7)
+    ax.plot(epochs.step, epochs.train_loss, color=colour, label=f"{name}training")
+    ax.plot(epochs.step, epochs.loss, color=colour, ls="--", label=f"{name}validation")
     ax.plot(best.step, best.loss, "*", color=colour, ms=11, mec="k", mew=.5)
 
 # %% ../nbs/16_pretraining.ipynb #53896267
@@ -862,16 +863,16 @@ def _signs_of_collapse(epochs):
 def _plot_columns(ax, epochs, name, colour, columns):
     "A line for each column, each with a style of its own."
     for (label, values), style in zip(columns.items(), ("-", ":", "-.")):
-        ax.plot(epochs.step, values, color=colour, ls=style, label=f"{name}: {label}")
+        ax.plot(epochs.step, values, color=colour, ls=style, label=name + label)
 
 # %% ../nbs/16_pretraining.ipynb #5ce42ee3
 def _plot_probes(ax, epochs, name, colour):
-    "Band powers, thin, and the probes where they were asked."
-    for k, column in enumerate(["bands", *epochs.columns[len(EPOCH_COLUMNS):]]):
+    "Band powers, thin; the probes where they were asked, contextual tokens dashed."
+    ax.plot(epochs.step, epochs.bands, color=colour, lw=.8, label=f"{name}bands")
+    for k, column in enumerate(epochs.columns[len(EPOCH_COLUMNS):]):
         seen = epochs[epochs[column].notna()]
-        style = dict(lw=1.2, marker="o") if k else dict(lw=.8)
-        ax.plot(seen.step, seen[column], color=colour, ls=["-", "--", ":", "-."][k % 4], ms=3,
-                label=f"{name}: {column}", **style)
+        style = dict(marker="os^Dv"[k // 2 % 5], ls="--" if k % 2 else "-", ms=4)
+        ax.plot(seen.step, seen[column], color=colour, lw=1.2, label=name + column, **style)
 
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
@@ -880,19 +881,21 @@ def plot_pretraining(
 ):  # the figure
     "Losses of runs as in the paper's figure 4, signs of collapse, probes; a star: the best epoch."
     if not folders: raise ValueError("no folder of a run to plot")
-    fig, axes = plt.subplots(2, 2, figsize=(8.4, 6), layout="constrained", sharex=True)
+    fig, axes = plt.subplots(4, 1, figsize=(6.8, 10), layout="constrained", sharex=True)
     for i, folder in enumerate(map(Path, folders)):
         name, colour = names[i] if names else folder.name, f"C{i}"
+        name = f"{name}: " if len(folders) > 1 else ""
         epochs = read_epochs(folder)
-        _plot_loss(axes[0, 0], folder, epochs, name, colour)
-        _plot_columns(axes[0, 1], epochs, name, colour, _beside_blind(epochs))
-        _plot_columns(axes[1, 0], epochs, name, colour, _signs_of_collapse(epochs))
-        _plot_probes(axes[1, 1], epochs, name, colour)
-    axes[0, 1].axhline(1, color="k", lw=.7)
-    axes[0, 0].set_ylabel("L1 loss")
-    axes[0, 1].set_ylabel("validation loss, as a share\nof a blind predictor's")
-    axes[1, 0].set(xlabel="step", ylabel="share", ylim=(0, 1.05))
-    axes[1, 1].set(xlabel="step", ylabel="probes: score of frozen tokens")
-    for ax in axes.flat:
-        if ax.get_legend_handles_labels()[0]: ax.legend(fontsize=6.5, frameon=False)
+        _plot_loss(axes[0], folder, epochs, name, colour)
+        _plot_columns(axes[1], epochs, name, colour, _beside_blind(epochs))
+        _plot_columns(axes[2], epochs, name, colour, _signs_of_collapse(epochs))
+        _plot_probes(axes[3], epochs, name, colour)
+    axes[1].axhline(1, color="k", lw=.7)
+    axes[0].set_ylabel("L1 loss")
+    axes[1].set_ylabel("validation loss, as a share\nof a blind predictor's")
+    axes[2].set(ylabel="share", ylim=(0, 1.05))
+    axes[3].set(xlabel="step", ylabel="probes: score\nof frozen tokens")
+    above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, frameon=False)
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]: ax.legend(**above)
     return fig
