@@ -874,6 +874,18 @@ def _plot_probes(ax, epochs, name, colour):
         style = dict(marker="os^Dv"[k // 2 % 5], ls="--" if k % 2 else "-", ms=4)
         ax.plot(seen.step, seen[column], color=colour, lw=1.2, label=name + column, **style)
 
+# %% ../nbs/16_pretraining.ipynb #2e1c9a73
+def _name_axes(axes):
+    "What the four panels show."
+    axes[1].axhline(1, color="k", lw=.7)
+    axes[0].set_ylabel("L1 loss")
+    axes[1].set_ylabel("validation loss, as a share\nof a blind predictor's")
+    axes[2].set(ylabel="share", ylim=(0, 1.05))
+    axes[3].set(xlabel="step", ylabel="probes: score\nof frozen tokens")
+    above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, frameon=False)
+    for ax in axes:
+        if ax.get_legend_handles_labels()[0]: ax.legend(**above)
+
 # %% ../nbs/16_pretraining.ipynb #ac0db4d8
 def plot_pretraining(
     *folders: str | Path,  # runs
@@ -890,12 +902,5 @@ def plot_pretraining(
         _plot_columns(axes[1], epochs, name, colour, _beside_blind(epochs))
         _plot_columns(axes[2], epochs, name, colour, _signs_of_collapse(epochs))
         _plot_probes(axes[3], epochs, name, colour)
-    axes[1].axhline(1, color="k", lw=.7)
-    axes[0].set_ylabel("L1 loss")
-    axes[1].set_ylabel("validation loss, as a share\nof a blind predictor's")
-    axes[2].set(ylabel="share", ylim=(0, 1.05))
-    axes[3].set(xlabel="step", ylabel="probes: score\nof frozen tokens")
-    above = dict(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, frameon=False)
-    for ax in axes:
-        if ax.get_legend_handles_labels()[0]: ax.legend(**above)
+    _name_axes(axes)
     return fig
