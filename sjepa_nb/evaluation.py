@@ -742,7 +742,8 @@ def pipeline_colours(table) -> dict:
     shades = {"pre-local": 0., "post-local": .35, "contextual": .65}
     colours = {}
     for name, pretraining, head in zip(kinds.pipeline, kinds.pretraining, kinds["head"]):
-        if pretraining: colours[name] = tuple(c + (1 - c) * shades[head] for c in hues[pretraining])
+        light = shades.get(head, .5)
+        if pretraining: colours[name] = tuple(c + (1 - c) * light for c in hues[pretraining])
         else: colours[name] = ".45"
     return colours
 
