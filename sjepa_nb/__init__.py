@@ -1,4 +1,4 @@
-"""S-JEPA, self-supervised learning for EEG. Each name is imported with its module when it is first used."""
+"""S-JEPA, self-supervised learning for EEG. Each name comes with its module when first used."""
 
 __version__ = "0.1.0"
 

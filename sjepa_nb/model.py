@@ -28,9 +28,26 @@ from .montage import Montage, lee2019_montage
 from .positional_encoding import PositionalEncoding
 from .predictor import Predictor
 
-# %% ../nbs/13_model.ipynb #ea3228d3
+# %% ../nbs/13_model.ipynb #2e1c9a42
 TARGET_NORMS = "layer", "instance", "centred", "none"
 
+def _check_sizes(config):
+    "Raise `ValueError` for sizes that no network can have."
+    sizes = "width", "depth", "predictor_depth", "heads", "hidden"
+    check_whole(1, **{name: getattr(config, name) for name in sizes})
+    check_kind(numbers.Real, average_layers=config.average_layers, dropout=config.dropout)
+    if not 1 <= config.average_layers <= config.depth:
+        raise ValueError(f"average_layers must lie between 1 and the depth, {config.depth}; "
+                         f"got {config.average_layers}")
+    if config.width % config.heads:
+        raise ValueError(f"heads must divide the width, {config.width}; got {config.heads}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout lies between 0 and 1, not {config.dropout}")
+    if config.target_norm not in TARGET_NORMS:
+        known = ", ".join(map(repr, TARGET_NORMS))
+        raise ValueError(f"target_norm is {known}, not {config.target_norm!r}")
+
+# %% ../nbs/13_model.ipynb #ea3228d3
 @dataclass(frozen=True)
 class SJEPAConfig:
     "The sizes of an S-JEPA, and how its targets are made. Paper's sizes."
@@ -43,20 +60,7 @@ class SJEPAConfig:
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
 
-    def __post_init__(self):
-        check_whole(1, width=self.width, depth=self.depth, predictor_depth=self.predictor_depth,
-                    heads=self.heads, hidden=self.hidden)
-        check_kind(numbers.Real, average_layers=self.average_layers, dropout=self.dropout)
-        if not 1 <= self.average_layers <= self.depth:
-            raise ValueError(f"average_layers must lie between 1 and the depth, {self.depth}; "
-                             f"got {self.average_layers}")
-        if self.width % self.heads:
-            raise ValueError(f"heads must divide the width, {self.width}; got {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout lies between 0 and 1, not {self.dropout}")
-        if self.target_norm not in TARGET_NORMS:
-            known = ", ".join(map(repr, TARGET_NORMS))
-            raise ValueError(f"target_norm is {known}, not {self.target_norm!r}")
+    def __post_init__(self): _check_sizes(self)
 
 # %% ../nbs/13_model.ipynb #9e7e8ce3
 PRESETS = {"2/8/64": (2, 1, 1), "4/8/256": (4, 2, 2), "8/8/256": (8, 4, 4), "8/8/2048": (8, 4, 4)}
@@ -190,13 +194,14 @@ class Output(NamedTuple):
     context: torch.Tensor  # (contexts, visible tokens, width)
     context_exists: torch.Tensor | None  # (contexts, visible tokens) bool
 
-# %% ../nbs/13_model.ipynb #4d3922fd
+# %% ../nbs/13_model.ipynb #2e1c9a43
 def _check_masks(masks, n):
     "Refuse masks that are not those of a batch of `n` examples."
     if int(masks.example.max()) + 1 == n and masks.visible.any(1).all(): return
     raise ValueError(f"these masks do not fit a batch of {n}: each example needs a context, and "
                      "each context a visible channel")
 
+# %% ../nbs/13_model.ipynb #4d3922fd
 @patch
 def forward(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz
@@ -279,12 +284,12 @@ _WROTE = ("SJEPA.save; weights of braindecode's layout are read by from_pretrain
 def load(cls: SJEPA,
     path: str | Path,  # a file written by `save`
 ) -> SJEPA:
-    """Read a model that `save` wrote. Raises `FileNotFoundError`, or `ValueError` for a damaged
-    file or another kind of file."""
+    """Read a model that `save` wrote; the caller's random numbers go on as if nothing had been.
+    Raises `FileNotFoundError`, or `ValueError` for a damaged file or another kind of file."""
     about, tensors = read_whole(path, "sjepa_nb 1", "weights", _WROTE)
     montage, config = _check_header(path, about, tensors)
     try:
-        model = cls(montage, SJEPAConfig(**config))
+        with torch.random.fork_rng([]): model = cls(montage, SJEPAConfig(**config))
         model.load_state_dict(tensors)
     except Exception as e: raise ValueError(f"{path}{_NOT_THOSE}: {_short(e)}") from e
     return model.eval()

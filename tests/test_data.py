@@ -348,6 +348,8 @@ def test_check_microvolts(x, words):
     (lambda r: cut_windows(r, np.inf), "finite number, not inf"),
     (lambda r: cut_windows(r, 1., np.nan), "at least one sample and finite, not nan"),
     (lambda r: cut_windows(r, 1., np.inf), "finite, not inf"),
+    (lambda r: cut_windows(r, 1., 2), "an interval in seconds is a float: 2.0"),
+    (lambda r: cut_windows(r, 1., 127), "127 samples is less than a second"),
 ])
 def test_lengths_that_are_refused(call, words):
     with pytest.raises(ValueError, match=words): call(preprocess(make_raw(seconds=10)))
@@ -508,6 +510,7 @@ def test_every_length_sees_as_many_windows():
     assert (np.diff(starts) == 1024).all()
     assert starts[-1] + 2072 <= 20_000 < starts[-1] + 1024 + 2072
     assert plan_windows(rec, 536, 1024) == plan_windows(rec, 4., 8.)
+    assert plan_windows(rec, 152, 128) == plan_windows(rec, 1., 1.)
 
 
 # ---------------------------------------------------------------- the store

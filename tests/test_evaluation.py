@@ -432,6 +432,8 @@ def test_colours_come_from_the_columns(table):
     renamed = table.assign(pipeline="my " + table.pipeline)
     assert list(pipeline_colours(renamed).values()) == list(pipeline_colours(table).values())
     assert pipeline_colours(table)["EEGNet"] == pipeline_colours(table)["CSP + LDA"] == ".45"
+    new_head = table.assign(head=table["head"].replace("pre-local", "mine"))
+    assert len(pipeline_colours(new_head)) == table.pipeline.nunique()
 
 
 # ---------------------------------------------------------------- the commands

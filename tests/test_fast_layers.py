@@ -159,7 +159,7 @@ def test_whole_step(monkeypatch, config, kind):
 
 def test_gradients_to_rounding(monkeypatch):
     """Every entry of every gradient, packed against padded, within 1e-5 of the largest. The slope
-    of relu jumps at zero, where rounding decides: so packed rows are held to the sides of the padded."""
+    of relu jumps at zero, where rounding decides: so packed rows are held to the padded's sides."""
     torch.manual_seed(0)
     encoder, x = ContextualEncoder(depth=4), torch.randn(3, 20, 64)
     exists = torch.arange(20) < torch.tensor([[20], [13], [17]])

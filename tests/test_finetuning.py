@@ -28,10 +28,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import (
-    FEATURES, FeatureCache, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe,
-)
-from sjepa_nb.heads import HEADS, Downstream
+from sjepa_nb.finetuning import SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
+from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache
 from sjepa_nb.montage import named_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
@@ -530,6 +528,22 @@ def test_a_classifier_from_a_file_begins_where_the_first_one_began(weights, head
         expected = clone(c).fit(X[10:], y[10:]).history_
         for other in (again, third):
             assert clone(other).fit(X[10:], y[10:]).history_.equals(expected)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_weights_from_a_file_are_the_model_itself(weights, head, tmp_path):
+    "Opening a file draws no random numbers: neither the caller's, nor the head's first weights."
+    X, y = trials(20)
+    weights.save(tmp_path / "m.safetensors")
+    c = quick(weights, head=head, epochs=1).fit(X, y)
+    other = quick(tmp_path / "m.safetensors", head=head, epochs=1).fit(X, y)
+    assert all(equal(c.network_, other.network_))
+    c.save(tmp_path / "c.safetensors")
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    SJEPA.from_pretrained(tmp_path / "m.safetensors")
+    SJEPAClassifier.load(tmp_path / "c.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_file_without_a_contextual_encoder_cannot_start_one(weights, tmp_path):

@@ -38,7 +38,10 @@ MODULES = {module_of(p): p for p in NUMBERED}
 each_module = pytest.mark.parametrize("module", MODULES)
 
 
-def tree(module): return ast.parse((ROOT / "sjepa_nb" / f"{module}.py").read_text(encoding="utf-8"))
+def module_text(module): return (ROOT / "sjepa_nb" / f"{module}.py").read_text(encoding="utf-8")
+
+
+def tree(module): return ast.parse(module_text(module))
 
 
 # ---------------------------------------- the pages run, and show what they stored
@@ -122,6 +125,19 @@ def test_module_imports_only_from_lower_pages(module):
             assert other in MODULES, f"{line}: sjepa_nb has no module {other}"
             theirs = MODULES[other].name
             assert theirs < mine, f"{line}: {theirs} comes later than {mine}"
+
+
+def test_no_module_holds_more_than_a_tenth_of_the_lines():
+    lines = {module: len(module_text(module).splitlines()) for module in MODULES}
+    largest = max(lines, key=lines.get)
+    assert lines[largest] <= sum(lines.values()) / 10, f"{largest} has {lines[largest]}: divide it"
+
+
+@each_module
+def test_only_the_list_of_names_has_long_lines(module):
+    "That nbdev writes; the rest of a module is at most as wide as the cells that it comes from."
+    rest = re.sub(r"^__all__ = \[.*?\]$", "", module_text(module), flags=re.M | re.S)
+    assert [line for line in rest.splitlines() if len(line) > 100] == []
 
 
 @each_module
@@ -219,6 +235,8 @@ def test_faults_are_seen(tmp_path, change, says):
     ({}, None),
     ({"source5": "x = 1\n" + "y" * 101}, "101 characters"),
     ({"source5": "x = 1; y = 2"}, "behind a `;`"),
+    ({"source5": "plot(1)  # a;b\nplot(';');"}, None),
+    ({"source5": "def f(x):\n" + "    if x: pass\n" * 12}, "f has 13 branches"),
     ({"source5": "#| export\n" + "x = 1\n" * 21}, "an exported cell of 21 lines: x = 1"),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 30}, None),
     ({"source5": "#| export\nclass A:\n" + "    x = 1\n" * 40}, "41 exported lines before a call"),

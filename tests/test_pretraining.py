@@ -20,9 +20,11 @@ import torch
 
 from commands import COMMAND, Command, no_large_files
 from sjepa_nb import pretraining
+from sjepa_nb.batches import MASKS, montage_masks
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.sources import file_sources, moabb_sources
 from sjepa_nb.store import WindowStore, build_store, split_by_subject
+from sjepa_nb.masking import SphereMask
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.diagnostics import CollapseError, TrainingError
 from sjepa_nb.pretraining import Pretraining, TrainingConfig, load_checkpoint, train_step
@@ -201,6 +203,25 @@ def test_another_architecture_or_data(begin, tmp_path):
         begin(config=replace(CONFIG, learning_rate=1e-3), resume=True)
     with pytest.raises(FileExistsError, match="holds a run already"): begin()
     with pytest.raises(FileNotFoundError, match="nothing to resume"): begin("none", resume=True)
+
+
+def test_a_network_of_ones_own_is_trained(begin, monkeypatch):
+    class Twofold(SJEPA):
+        "Targets of twice the size."
+        def targets(self, tokens): return 2 * super().targets(tokens)
+
+    few = replace(CONFIG, epochs=1)
+    usual = begin("usual", few)
+    monkeypatch.setattr(Pretraining, "network", Twofold)
+    own = begin("own", few)
+    own.run()
+    assert type(own.model) is Twofold
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="network: Twofold then, SJEPA now"):
+        begin("own", few, resume=True)
+    usual.run()
+    own, usual = (run.epochs_log.rows()[0]["trivial"] for run in (own, usual))
+    assert own > 1.5 * usual
 
 
 def test_nan_stops_with_the_last_good_state(begin, tmp_path, monkeypatch):
@@ -478,6 +499,21 @@ def test_windows_may_begin_anywhere(begin):
     run.lock.release()
     with pytest.raises(ValueError, match="crop is at most a window's length"):
         begin(config=TrainingConfig(crop=10_000))
+
+
+def test_a_way_of_hiding_of_ones_own_is_a_class_and_a_name(begin, store, monkeypatch):
+    class Front(SphereMask):
+        "Hide what lies in front."
+        def __init__(self, montage, radius):
+            super().__init__(montage, radius)
+            self.table = torch.from_numpy(montage.positions[None, :, 1] > radius)
+
+    monkeypatch.setitem(MASKS, "front", Front)
+    (draw, _), = montage_masks(store, store.montage, "front", .6)
+    assert isinstance(draw, Front)
+    begin(config=replace(CONFIG, mask="front", epochs=1)).run()
+    with pytest.raises(ValueError, match="or front, not 'back'"):
+        montage_masks(store, store.montage, "back")
 
 
 def test_steps_are_filled_with_whole_epochs(begin):

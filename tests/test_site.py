@@ -33,6 +33,15 @@ def check_options(cell):
     assert any(map(tool.pictures, cell["outputs"]))
 
 
+def check_labels(cells, code):
+    "Each figure has a label of its own, and what is referred to is there."
+    labels = [tool.options(source(c)).get("label") for c in code]
+    labels = [label for label in labels if label]
+    assert len(labels) == len(set(labels)), "labels repeat"
+    named = re.findall(r"(?<!\w)@(fig-[\w-]+)", "\n".join(source(c) for c in cells))
+    assert set(named) <= set(labels), "a reference to a figure that the site does not show"
+
+
 @each_page
 def test_processed_page_is_ready_for_quarto(page, site):
     cells = read(site[0] / "_proc" / page.name)["cells"]
@@ -45,11 +54,7 @@ def test_processed_page_is_ready_for_quarto(page, site):
     code = [c for c in cells if c["cell_type"] == "code"]
     kinds = {kind for c in code for o in c["outputs"] for kind in o.get("data", {})}
     assert "text/html" not in kinds, "Quarto loads scripts from another host for it"
-    labels = [tool.options(source(c)).get("label") for c in code]
-    labels = [label for label in labels if label]
-    assert len(labels) == len(set(labels)), "labels repeat"
-    named = re.findall(r"(?<!\w)@(fig-[\w-]+)", "\n".join(source(c) for c in cells))
-    assert set(named) <= set(labels), "a reference to a figure that the site does not show"
+    check_labels(cells, code)
     for c in code: check_options(c)
 
 

@@ -64,10 +64,13 @@ def parse(source):
 
 
 def packed(source):
-    "How many statements share a line with another one."
+    """How many statements share a line with another one. A `;` that ends a line, as notebooks have
+    it under a figure, packs nothing."""
     text = re.sub(r"^\s*[%!].*", "", source, flags=re.M)
-    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return sum(t.type == tokenize.OP and t.string == ";" for t in tokens)
+    tokens = [*tokenize.generate_tokens(io.StringIO(text).readline)]
+    ends = tokenize.NEWLINE, tokenize.COMMENT
+    after = [b for a, b in zip(tokens, tokens[1:]) if a.type == tokenize.OP and a.string == ";"]
+    return sum(t.type not in ends for t in after)
 
 
 def is_imports(source):

@@ -24,12 +24,7 @@ import measure
 from forked import Copy
 
 UNREADABLE = {  # file → how many faults of form it still has; this list only shrinks
-    "04_store.ipynb": 1, "05_trials.ipynb": 2, "06_simulation.ipynb": 1,
-    "07_local_encoder.ipynb": 2, "08_positional_encoding.ipynb": 2,
-    "13_model.ipynb": 3, "14_batches.ipynb": 1,
-    "15_diagnostics.ipynb": 2, "16_pretraining.ipynb": 5, "17_heads.ipynb": 3,
-    "18_finetuning.ipynb": 3, "22_runs.ipynb": 1, "choices.ipynb": 2,
-    "test_fast_layers.py": 1,
+    "06_simulation.ipynb": 1, "18_finetuning.ipynb": 1,
 }
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -37,6 +32,7 @@ NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?: ?%)?")
 LARGEST = 1_500_000  # bytes of one page
 LONGEST_CELL = 20  # lines of an exported cell that is not one class
 LONGEST_WAIT = 40  # exported lines before a reader sees something run
+MOST_BRANCHES = 12  # of a function
 
 
 def pages(names=()):
@@ -343,10 +339,15 @@ def long_wait(path):
     return [f"{lines} exported lines before a call"] if lines > LONGEST_WAIT else []
 
 
+def many_branches(path):
+    found = measure.functions(measure.code_cells(path))
+    return [f"{name} has {n} branches" for name, _, n in found if n > MOST_BRANCHES]
+
+
 def hard_to_read(path):
     "What makes the code of a page or of a Python file need a second reading. A list of sentences."
     path = Path(path)
-    rules = long_lines, packed_lines, long_cells, long_wait
+    rules = long_lines, packed_lines, long_cells, long_wait, many_branches
     return [sentence for rule in rules for sentence in rule(path)]
 
 
