@@ -52,6 +52,25 @@ from sjepa_nb.store import (
 from .trials import KINDS, EpochsFiles, FileDataset
 from .weights import from_pretrained
 
+# %% ../nbs/22_runs.ipynb #47f2b700
+_OPTIONS = {"device='cpu'": "--device cpu", "device=": "--device ",
+            "skip_bad=True": "--skip-bad", "on_missing='drop'": "--drop-unplaced",
+            "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
+            "reference=None": "--reference none", "h_freq": "the end of --band",
+            "subject_regex": "--subject-regex"}  # as a class says it → as a command does
+
+def _as_options(words):
+    "A message of a class in the words of a command."
+    for parameter, option in _OPTIONS.items():
+        words = re.sub(rf"(?<![\w-]){re.escape(parameter)}", option, words)
+    return words
+
+@contextmanager
+def _in_words_of_options():
+    "Errors of classes in the words of the command."
+    try: yield
+    except ValueError as e: raise ValueError(_as_options(str(e))) from e
+
 # %% ../nbs/22_runs.ipynb #1c22b001
 def check_machine(o):
     "Raise `ValueError` for a device, a seed or a number of processes that cannot be."
@@ -100,25 +119,6 @@ def check_options(o: Pretrain):
         value = getattr(o, name)
         if value is not None and value < 0: raise ValueError(f"--{name} is 0 or more, not {value}")
     check_machine(o)
-
-# %% ../nbs/22_runs.ipynb #47f2b700
-_OPTIONS = {"device='cpu'": "--device cpu", "device=": "--device ",
-            "skip_bad=True": "--skip-bad", "on_missing='drop'": "--drop-unplaced",
-            "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
-            "reference=None": "--reference none", "h_freq": "the end of --band",
-            "subject_regex": "--subject-regex"}  # as a class says it → as a command does
-
-def _as_options(words):
-    "A message of a class in the words of a command."
-    for parameter, option in _OPTIONS.items():
-        words = re.sub(rf"(?<![\w-]){re.escape(parameter)}", option, words)
-    return words
-
-@contextmanager
-def _in_words_of_options():
-    "Errors of classes in the words of the command."
-    try: yield
-    except ValueError as e: raise ValueError(_as_options(str(e))) from e
 
 # %% ../nbs/22_runs.ipynb #afe57420
 def _simulated(subjects, seed):
