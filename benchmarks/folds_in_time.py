@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/folds_in_time.py
 
 For simulated people 9 to 12, 996 flashes each, 215 ms apart in trials of 1.19 s: the probe of a
-shipped and of a random encoder, and xDAWN, in five folds that are shuffled (as everywhere here), and
-in five blocks of time. Writes results/folds_in_time.csv.
+shipped and of a random encoder, and xDAWN, in five folds that are shuffled (as everywhere here),
+and in five blocks of time. Writes results/folds_in_time.csv.
 """
 from pathlib import Path
 
