@@ -337,7 +337,7 @@ class Finetune(Trials, FineTuning, Run):
 # %% ../nbs/21_options.ipynb #f085decb
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Trials, FineTuning, Run):
-    """Cross-validate pre-trained S-JEPAs x 3 heads x 2 strategies, random weights, and the
+    """Cross-validate pre-trained S-JEPAs x 3 heads x 3 strategies, random weights, and the
 field's baselines within each subject: results.csv, ranking.png, scores.png.
 Called again, it goes on where it stopped."""
     # folders or files of pre-trainings, or repositories on the hub, each as PATH or NAME=PATH
