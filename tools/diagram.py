@@ -65,7 +65,7 @@ def whole():
         box(234, 150, 92, 60, DATA, "tokens", "+ position", "(C·n, 64)"),
         # the way of the context
         arrow((280, 150), (280, 92), (314, 92)),
-        box(314, 62, 104, 60, DATA, "visible ones", "a patch is hidden", "(v·n, 64)"),
+        box(314, 62, 104, 60, DATA, "visible ones", "a patch hidden", "(v·n, 64)"),
         arrow((418, 92), (446, 92)),
         box(446, 62, 104, 60, TRAINED, "contextual", "encoder", "(v·n, 64)"),
         arrow((550, 92), (584, 92)),
