@@ -11,13 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sjepa_nb.diagnostics import PROBES, in_band, local_tokens, make_probe, spatial_filters
+from sjepa_nb.diagnostics import (
+    PROBES, in_band, linear_score, local_tokens, make_probe, spatial_filters)
 from sjepa_nb.evaluation import fewer
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import simulated_datasets
@@ -39,14 +36,6 @@ def encoders():
     return found
 
 
-def score(features, y, train, test, metric):
-    "The regression's score on the trials that it has not seen."
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=.003, max_iter=500))
-    model.fit(features[train], y[train])
-    if metric == "accuracy": return accuracy_score(y[test], model.predict(features[test]))
-    return roc_auc_score(y[test], model.decision_function(features[test]))
-
-
 def rows(probe, known):
     "A row a person, number of trials and encoder: the mean over the folds."
     kind, metric = PROBES[probe.paradigm]
@@ -58,7 +47,7 @@ def rows(probe, known):
                 train = fewer(train, y, n)
                 filters = spatial_filters(seen[train], y[train], kind)
                 for name, make in known.items():
-                    scores[name].append(score(make(x, filters), y, train, test, metric))
+                    scores[name].append(linear_score(make(x, filters), y, train, test, metric))
             for name, s in scores.items():
                 yield dict(task=probe.paradigm, subject=subject, trials=n, features=name,
                            score=np.mean(s))

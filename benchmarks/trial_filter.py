@@ -35,7 +35,7 @@ def tasks():
 
 def moabb_trials(task, subject, montage, samples):
     "The same trials as MOABB gives them, in microvolts and referenced, and their labels."
-    dataset = find_dataset(task.dataset) if isinstance(task.dataset, str) else task.dataset
+    dataset = find_dataset(task.dataset)
     events = list(task.events or dataset.event_id) if task.paradigm != "ERP" else None
     paradigm = make_paradigm(task.paradigm, events=events)
     with mne.utils.use_log_level("ERROR"):

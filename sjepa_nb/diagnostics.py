@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILTER_KINDS', 'FILTER_BANDS', 'PROBES', 'BANDS', 'random_share', 'rankme', 'centre_by', 'bandpass', 'covariance',
-           'signal_covariances', 'spatial_filters', 'in_band', 'local_tokens', 'contextual_tokens', 'fold_scores',
-           'Probe', 'make_probe', 'simulated_probes', 'band_powers', 'readable', 'token_places', 'sample', 'judge',
-           'TrainingError', 'CollapseError', 'check_collapse']
+           'signal_covariances', 'spatial_filters', 'in_band', 'local_tokens', 'contextual_tokens', 'linear_score',
+           'fold_scores', 'Probe', 'make_probe', 'simulated_probes', 'band_powers', 'readable', 'token_places',
+           'sample', 'judge', 'TrainingError', 'CollapseError', 'check_collapse']
 
 # %% ../nbs/15_diagnostics.ipynb #1dccd84f
 from dataclasses import dataclass
@@ -137,6 +137,21 @@ def contextual_tokens(
     tokens = [model.encode(part, channels).float() for part in x.split(32)]
     return torch.cat(tokens).unflatten(1, (x.shape[1], -1)).flatten(2).numpy()
 
+# %% ../nbs/15_diagnostics.ipynb #fae95bd2
+def linear_score(
+    features,  # (trials, n)
+    y,  # (trials,) classes
+    train,  # rows
+    test,  # rows
+    metric: str,  # "roc_auc" or "accuracy"
+    C: float = .003,  # inverse strength of the regression's penalty
+) -> float:
+    "Score of a logistic regression on trials that it has not seen."
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=500))
+    model.fit(features[train], y[train])
+    if metric == "accuracy": return model.score(features[test], y[test])
+    return roc_auc_score(y[test], model.decision_function(features[test]))
+
 # %% ../nbs/15_diagnostics.ipynb #fae95bd3
 def fold_scores(
     features,  # function: rows to train on → features of all trials (trials, n)
@@ -148,11 +163,7 @@ def fold_scores(
     "Cross-validated score of a logistic regression on features that depend on the training trials."
     y, scores = np.asarray(y), []
     for train, test in StratifiedKFold(folds, shuffle=True, random_state=0).split(y, y):
-        f = features(train)
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=500))
-        model.fit(f[train], y[train])
-        if metric == "accuracy": scores.append(model.score(f[test], y[test]))
-        else: scores.append(roc_auc_score(y[test], model.decision_function(f[test])))
+        scores.append(linear_score(features(train), y, train, test, metric, C))
     return float(np.mean(scores))
 
 # %% ../nbs/15_diagnostics.ipynb #85aaf6aa

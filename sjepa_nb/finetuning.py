@@ -39,7 +39,7 @@ from torch import nn
 
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError
-from .files import check_kind, read_whole, write_whole
+from .files import check_kind, check_whole, read_whole, write_whole
 from sjepa_nb.heads import (
     FEATURES, FILTERS, HEADS, NORMS, Downstream, Dropout, SpatialAggregation, fingerprint,
     frozen_features,
@@ -437,11 +437,7 @@ def _check_choices(self: TrialEstimator, **choices):
 @patch
 def _check_whole(self: TrialEstimator, **least):
     "Raise `ValueError` for a setting that is no whole number, or below its least."
-    for name, smallest in least.items():
-        value = getattr(self, name)
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if whole and value >= smallest: continue
-        raise ValueError(f"{name} is a whole number of at least {smallest}, not {value!r}")
+    for name, smallest in least.items(): check_whole(smallest, **{name: getattr(self, name)})
 
 # %% ../nbs/18_finetuning.ipynb #9199ba54
 @patch

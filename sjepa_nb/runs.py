@@ -555,17 +555,19 @@ def classifier_settings(o: FineTuning) -> dict:
 def _recorded_band(weights):
     "Hz, from and to, of the recordings that weights were trained on; the usual where nothing says."
     if not isinstance(weights, (str, Path)): return Task.band   # from the hub
-    try: told = read_json(Path(weights).parent / "run.json", dict)["data"]["preprocessing"]
+    try:
+        told = read_json(Path(weights).parent / "run.json", dict)["data"]["preprocessing"]
+        return told["l_freq"], told["h_freq"]
     except (OSError, ValueError, LookupError, TypeError): return Task.band
-    return told["l_freq"], told["h_freq"]
 
 def band_of(
     o: Trials,
     weights: dict,  # name → file or model; None: random ones
 ) -> tuple:  # Hz, from and to
     "The band of the trials. Raises `ValueError` where the weights do not agree about it."
-    if o.band: _check_band(*o.band)
-    if o.band: return tuple(o.band)
+    if o.band:
+        _check_band(*o.band)
+        return tuple(o.band)
     found = {n: _recorded_band(w) for n, w in weights.items() if w is not None}
     bands = set(found.values()) or {Task.band}
     if len(bands) == 1: return bands.pop()

@@ -20,6 +20,7 @@ from moabb.datasets.base import BaseDataset
 from scipy.fft import irfft, next_fast_len, rfftfreq
 from scipy.signal import fftconvolve
 
+from .files import check_whole
 from .montage import LEE2019_CHANNELS, template_montage
 
 # %% ../nbs/06_simulation.ipynb #471e8e7d
@@ -339,9 +340,8 @@ def scalp_potentials(
 # %% ../nbs/06_simulation.ipynb #e98a681d
 def _whole(name, value, least):
     "A whole number from `least`, or `ValueError`."
-    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if is_whole and value >= least: return int(value)
-    raise ValueError(f"{name} is a whole number from {least}, not {value!r}")
+    check_whole(least, **{name: value})
+    return int(value)
 
 # %% ../nbs/06_simulation.ipynb #30e82c71
 def _number(name, value, least, most=np.inf):

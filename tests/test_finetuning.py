@@ -29,7 +29,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
 from sjepa_nb.finetuning import SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
-from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache
+from sjepa_nb.diagnostics import in_band, spatial_filters
+from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache, SpatialAggregation
 from sjepa_nb.montage import named_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
@@ -528,6 +529,17 @@ def test_a_classifier_from_a_file_begins_where_the_first_one_began(weights, head
         expected = clone(c).fit(X[10:], y[10:]).history_
         for other in (again, third):
             assert clone(other).fit(X[10:], y[10:]).history_.equals(expected)
+
+
+@pytest.mark.parametrize("kind", ["csp", "class means", "xdawn"])
+def test_filters_of_signals_are_found_in_their_band(kind):
+    X, y = trials(30)
+    spatial = SpatialAggregation(X.shape[1], 4)
+    spatial.learn_filters(torch.from_numpy(X), torch.from_numpy(y), kind)
+    found = spatial_filters(in_band(X.astype(float), kind), y, kind)
+    alike = np.einsum("vc,vc->v", spatial.weight.detach(), found)
+    length = np.linalg.norm(spatial.weight.detach(), axis=1) * np.linalg.norm(found, axis=1)
+    np.testing.assert_allclose(alike / length, 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("head", HEADS)
