@@ -560,6 +560,7 @@ def _recorded_band(weights):
         return told["l_freq"], told["h_freq"]
     except (OSError, ValueError, LookupError, TypeError): return Task.band
 
+# %% ../nbs/22_runs.ipynb #1c22ba03
 def band_of(
     o: Trials,
     weights: dict,  # name → file or model; None: random ones
