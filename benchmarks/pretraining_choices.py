@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/pretraining_choices.py --work DIR [--only NAME …]
 
-Each changes one thing. Simulated people 1 to 8 train, 9 to 12 are asked: a training is judged by
-what its frozen tokens are worth to the probes of the page on diagnostics, not by its loss, since
-other targets have another loss. Rows are added to results/pretraining_choices.csv, those of every
+Each changes one thing. Simulated people 1 to 8 train, or 36 of another population; 9 to 12 are
+asked: a training is judged by what its frozen tokens are worth to the probes of the page on
+diagnostics, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of every
 thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several
 processes may share DIR.
 """
@@ -29,7 +29,7 @@ from sjepa_nb.store import build_store, split_by_subject
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 BASE = dict(
     size="4/8/256", length=152, interval=1.3, batch_size=32, learning_rate=5e-4, predictor_rate=4.,
-    momentum=(.99, .9995), target_norm="layer", mask="sphere", radius=.6, crop=None)
+    momentum=(.99, .9995), target_norm="layer", mask="sphere", radius=.6, crop=None, people=8)
 OLD = dict(learning_rate=5e-5, predictor_rate=10., momentum=(.999, .9999))
 CHOICES = {
     "base": {},
@@ -60,14 +60,28 @@ CHOICES = {
     "windows of 4 s, batch 8, radius 0.8": dict(length=536, batch_size=8, radius=.8),
     "size 8/8/2048": dict(size="8/8/2048"),
 }
+MANY = dict(people=36, steps=6250)  # as many windows for 1 and 4 s; a quarter of them for 16 s
+for radius in (.6, .8, .4):
+    CHOICES |= {
+        f"36 people, 1 s, radius {radius}": MANY | dict(radius=radius),
+        f"36 people, 4 s, radius {radius}": MANY | dict(length=536, radius=radius),
+        f"36 people, 16 s, batch 8, radius {radius}":
+            MANY | dict(length=2072, batch_size=8, radius=radius)}
+CHOICES["36 people, 1 s, 15,000 steps"] = MANY | dict(steps=15_000)
+CHOICES["36 people, 1 s, fixed budget"] = MANY | dict(mask="fixed budget", batch_size=4)
 
 
-def windows(work, length, interval):
-    "The windows of people 1 to 8, built once, and of 9 and 10 to validate on."
-    sources = [s for d in simulated_datasets(n_subjects=10, seed=0) for s in moabb_sources(d)]
-    path = work / f"windows-{length}-{interval}"
+SPLITS = {8: (0, [9, 10]), 36: (1, [37, 38, 39, 40])}  # population, and who validates
+
+
+def windows(work, length, interval, people=8):
+    "The windows of so many people, built once, and of those who validate."
+    population, valid = SPLITS[people]
+    datasets = simulated_datasets(n_subjects=valid[-1], seed=population)
+    sources = [s for d in datasets for s in moabb_sources(d)]
+    path = work / f"windows-of-{people}-{length}-{interval}"
     store = build_store(path, sources, length=length, interval=interval, progress=False)
-    return store, split_by_subject(store.index, valid=[9, 10])
+    return store, split_by_subject(store.index, valid=valid)
 
 
 def append(work, name, rows):
@@ -120,7 +134,7 @@ KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands"
 def train(choice, change, work, steps, probes):
     "One training; rows of the final state, and of the states on the way."
     s = BASE | dict(seed=0, steps=steps) | change
-    store, split = windows(work, s["length"], s["interval"])
+    store, split = windows(work, s["length"], s["interval"], s["people"])
     config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED})
     sizes = SJEPAConfig.preset(s["size"], target_norm=s["target_norm"])
     folder = work / "".join(c if c.isalnum() else "-" for c in choice)
