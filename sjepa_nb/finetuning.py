@@ -39,6 +39,7 @@ from torch import nn
 
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError
+from .extra_tokens import extras_of
 from .files import check_kind, check_whole, read_whole, write_whole
 from sjepa_nb.heads import (
     FEATURES, FILTERS, HEADS, NORMS, Downstream, Dropout, SpatialAggregation, fingerprint,
@@ -842,7 +843,7 @@ def _sizes(net):
     layer = net.encoder.layers[0]
     return dict(width=layer.linear2.out_features, depth=len(net.encoder.layers),
                 heads=layer.self_attn.heads, hidden=layer.linear1.out_features,
-                dropout=layer.dropout.p)
+                dropout=layer.dropout.p, **extras_of(net.encoder))
 
 # %% ../nbs/21_finetuning.ipynb #15f65c60
 def _about_start(model):

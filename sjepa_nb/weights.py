@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .extra_tokens import extras_of
 from .files import check_kind, read_json, write_json, write_whole
 from .heads import Downstream, FrozenNorm
 from .model import SJEPA, SJEPAConfig
@@ -138,11 +139,16 @@ def _check_tensors(found, ours, theirs):
 # %% ../nbs/23_weights.ipynb #8301a856
 def to_braindecode(model: SJEPA | Downstream) -> dict:
     """The weights under braindecode's names; the mask token and the target encoder stay behind.
-    Raises `ValueError` for a frozen norm."""
+    Raises `ValueError` for a frozen norm and for extra tokens."""
     check_kind(SJEPA | Downstream, model=model)
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
         raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
                          "would be another one there")
+    extras = {k: v for k, v in extras_of(getattr(model, "encoder", None)).items() if v}
+    if extras:
+        said = ", ".join(f"{k}={v}" for k, v in extras.items())
+        raise ValueError(f"braindecode's encoder has no extra tokens: with {said} it would be "
+                         "another one there")
     head, state = getattr(model, "head", None), {}
     for k, v in model.state_dict().items():
         name = braindecode_name(k, head)
