@@ -60,15 +60,14 @@ CHOICES = {
     "windows of 4 s, batch 8, radius 0.8": dict(length=536, batch_size=8, radius=.8),
     "size 8/8/2048": dict(size="8/8/2048"),
 }
-MANY = dict(people=36, steps=6250)  # as many windows for 1 and 4 s; a quarter of them for 16 s
-for radius in (.6, .8, .4):
-    CHOICES |= {
-        f"36 people, 1 s, radius {radius}": MANY | dict(radius=radius),
-        f"36 people, 4 s, radius {radius}": MANY | dict(length=536, radius=radius),
-        f"36 people, 16 s, batch 8, radius {radius}":
-            MANY | dict(length=2072, batch_size=8, radius=radius)}
-CHOICES["36 people, 1 s, 15,000 steps"] = MANY | dict(steps=15_000)
-CHOICES["36 people, 1 s, fixed budget"] = MANY | dict(mask="fixed budget", batch_size=4)
+MANY = dict(people=36, steps=6250)
+SAMPLES = {1: 152, 4: 536, 16: 2072}
+for batch, radius in [(8, .6), (32, .6), (8, .8), (8, .4), (32, .8), (32, .4)]:
+    for seconds, samples in SAMPLES.items():
+        CHOICES[f"36 people, {batch} windows of {seconds} s, radius {radius}"] = MANY | dict(
+            length=samples, batch_size=batch, radius=radius)
+CHOICES["36 people, 15,000 steps"] = MANY | dict(steps=15_000)
+CHOICES["36 people, fixed budget"] = MANY | dict(mask="fixed budget", batch_size=4)
 
 
 SPLITS = {8: (0, [9, 10]), 36: (1, [37, 38, 39, 40])}  # population, and who validates

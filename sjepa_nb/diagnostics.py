@@ -231,12 +231,23 @@ def local(self: Probe, model, person) -> float:
 
 # %% ../nbs/18_diagnostics.ipynb #2e1c9a71
 @patch
+def filtered(self: Probe, tokens, person) -> float:
+    "Score of one person's tokens `(trials, channels, n)`, filtered behind the encoder."
+    y, filters = self.trials[person][1], self.filters(person)
+    features = lambda train: np.einsum("vc,nck->nvk", filters(train), tokens).reshape(len(y), -1)
+    return fold_scores(features, y, PROBES[self.paradigm][1])
+
+@patch
 def contextual(self: Probe, model, person) -> float:
     "Score of the contextual tokens of one person."
-    (x, y), filters = self.trials[person], self.filters(person)
-    tokens = contextual_tokens(model, x, torch.from_numpy(model.montage.index(self.names)))
-    features = lambda train: np.einsum("vc,nck->nvk", filters(train), tokens).reshape(len(x), -1)
-    return fold_scores(features, y, PROBES[self.paradigm][1])
+    rows = torch.from_numpy(model.montage.index(self.names))
+    return self.filtered(contextual_tokens(model, self.trials[person][0], rows), person)
+
+@patch
+def post_local(self: Probe, model, person) -> float:
+    "Score of the local tokens of each channel of one person, filtered as contextual ones are."
+    x, each = self.trials[person][0], np.eye(len(self.names))
+    return self.filtered(local_tokens(model, x, each).reshape(*x.shape[:2], -1), person)
 
 # %% ../nbs/18_diagnostics.ipynb #8b0224a6
 @patch

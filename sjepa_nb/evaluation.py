@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'NO_PRETRAINING', 'STRATEGIES', 'VERSION', 'BLANK', 'RESULTS', 'default_metric', 'check_metric', 'score_of',
-           'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'sjepa_pipelines', 'band', 'independent',
-           'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate', 'read_results',
-           'check_name', 'evaluate', 'subject_scores', 'paired_interval', 'summarise', 'compare', 'rank_pipelines',
-           'pipeline_colours', 'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
+           'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'suited', 'sjepa_pipelines', 'band',
+           'independent', 'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate',
+           'read_results', 'check_name', 'evaluate', 'subject_scores', 'paired_interval', 'summarise', 'compare',
+           'rank_pipelines', 'pipeline_colours', 'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
 
 # %% ../nbs/22_evaluation.ipynb #9a1d7aca
 import json
@@ -181,27 +181,31 @@ def ways(heads=HEADS, strategies=STRATEGIES) -> list:  # (strategy, head)
     return [(s, h) for h in heads for s in strategies if s != "probe" or h == "pre-local"]
 
 # %% ../nbs/22_evaluation.ipynb #aea794b3
+def suited(paradigm, settings: dict) -> dict:
+    "Settings of a classifier, with the filters and the norm of the paradigm where none are named."
+    return BY_PARADIGM[paradigm] | settings
+
 def _probe(weights, paradigm, settings):
     "The probe that suits a paradigm, with those of a classifier's settings that it has too."
     shared = {k: v for k, v in settings.items() if k in ("scale", "random_state", "device", "norm")}
-    return sjepa_probe(weights, **BY_PARADIGM[paradigm] | shared)
+    return sjepa_probe(weights, **suited(paradigm, shared))
 
 # %% ../nbs/22_evaluation.ipynb #79d9bf15
 def sjepa_pipelines(
     pretraining: str,  # its name; `NO_PRETRAINING` for random weights
     weights,  # SJEPA, path, or None
     montage,  # of the trials
-    paradigm: str,  # "MI", "ERP" or "SSVEP": decides over the filters of probes
+    paradigm: str,  # "MI", "ERP" or "SSVEP": decides over filters and norm
     heads=HEADS, strategies=STRATEGIES,
     limits: dict | None = None,  # settings of one way: {"full-contextual": dict(epochs=20)}
-    **settings,  # of `SJEPAClassifier`
+    **settings,  # of `SJEPAClassifier`; the paper's are filters="random", norm="window"
 ) -> list[Pipeline]:
     "The ways to use one pre-trained model. Paper, section \"Experimental details\"."
     found = []
     for strategy, head in ways(heads, strategies):
         if strategy == "probe": estimator = _probe(weights, paradigm, settings)
         else:
-            mine = settings | (limits or {}).get(f"{strategy}-{head}", {})
+            mine = suited(paradigm, settings | (limits or {}).get(f"{strategy}-{head}", {}))
             estimator = SJEPAClassifier(weights, head, strategy, channels=montage, **mine)
         name = f"{pretraining}-{strategy}-{head}"
         found.append(Pipeline(name, estimator, pretraining, head, strategy))

@@ -215,7 +215,13 @@ class FineTuning:
     folds: int = 5  # of the cross-validation within each subject
     seed: int = 0  # of the folds, and of the training
     device: str | None = None  # cpu, cuda, … (default: cpu)
-    borrows = [("finetuning", "SJEPAClassifier", ("epochs", "patience", "norm", "filters"))]
+    # of the local encoder: over each window, the paper's, or by the training trials' statistics
+    # (default: frozen for imagery, else window)
+    norm: Literal["window", "frozen"] | None = None
+    # where the aggregation of the channels starts: at random, the paper's, or held filters from
+    # the training trials (default: csp for imagery, xdawn for ERP, class means for SSVEP)
+    filters: Literal["random", "csp", "xdawn", "class means"] | None = None
+    borrows = [("finetuning", "SJEPAClassifier", ("epochs", "patience"))]
 
 # %% ../nbs/24_options.ipynb #1c21a001
 def _text(text):

@@ -31,7 +31,7 @@ from .diagnostics import make_probe, simulated_probes
 from sjepa_nb.evaluation import (
     NO_PRETRAINING, RESULTS, Task, _Cell, _loaded, _reason, check_name, evaluate,
     plot_ranking, plot_scores, read_results, short_name, simulated_tasks, subject_scores,
-    summarise,
+    suited, summarise,
 )
 from .files import locked, read_json, write_json, write_whole
 from .finetuning import SJEPAClassifier
@@ -550,8 +550,9 @@ def tasks_of(
 
 def classifier_settings(o: FineTuning) -> dict:
     "What `SJEPAClassifier` is told: what was given, and the seed."
-    device = {} if o.device is None else dict(device=o.device)
-    return o.settings | device | dict(random_state=o.seed)
+    own = {k: getattr(o, k) for k in ("device", "norm", "filters")}
+    given = {k: v for k, v in own.items() if v is not None}
+    return o.settings | given | dict(random_state=o.seed)
 
 # %% ../nbs/25_runs.ipynb #1c22ba02
 def _recorded_band(weights):
@@ -605,8 +606,9 @@ def _scored(o, name, weights, task, lock):
 def _classifier(o, weights, task):
     "A classifier that has learned all trials of a task's one subject."
     X, y, _, montage = _loaded(task, task.subjects[0])
+    settings = suited(task.paradigm, classifier_settings(o))
     return SJEPAClassifier(weights, o.head, o.strategy, channels=montage, scale=task.scale,
-                           **classifier_settings(o)).fit(X, y)
+                           **settings).fit(X, y)
 
 # %% ../nbs/25_runs.ipynb #1c22f1a1
 def _one_subject(o, name, weights, task, lock):

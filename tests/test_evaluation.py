@@ -137,6 +137,17 @@ def test_the_baselines_work(paradigm, best, subject):
     assert rows[rows.pipeline == best].score.mean() > rows.chance.mean() + .2
 
 
+def test_heads_have_filters_and_norm_of_the_paradigm_unless_told_otherwise():
+    def settings(paradigm, **given):
+        ways = sjepa_pipelines("p", None, lee2019_montage(), paradigm, ("pre-local",),
+                               ("new", "full"), **given)
+        return {(w.estimator.filters, w.estimator.norm) for w in ways}
+    assert settings("MI") == {("csp", "frozen")}
+    assert settings("ERP") == {("xdawn", "window")}
+    assert settings("SSVEP", norm="frozen") == {("class means", "frozen")}
+    assert settings("MI", filters="random", norm="window") == {("random", "window")}
+
+
 def test_a_pipeline_that_fails_leaves_a_row_and_the_others_go_on():
     X = np.random.default_rng(0).standard_normal((12, 3, 152)).astype(np.float32) * 10
     pipelines = [Pipeline("broken", Broken()), Pipeline("fine", SJEPAClassifier(**QUICK))]
@@ -452,6 +463,7 @@ def test_finetune(weights, tmp_path, capfd):
     clf = SJEPAClassifier.load(next(out.glob("SSVEP*.safetensors")))
     X, y, _, _ = simulated_tasks((11,))[2].load(11)
     assert clf.predict(X).shape == y.shape and set(clf.classes_) == set(y)
+    assert (clf.filters, clf.norm) == ("class means", "window")  # as the paradigm has it
     assert len(read_results(out / "results.csv")) == 2
     code, _, err = call(capfd, sjepa_finetune, "--out", out)
     assert code == 2 and "now say no-pre-training-full-pre-local" in err
