@@ -15,7 +15,7 @@ import numbers
 import warnings
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
@@ -849,7 +849,7 @@ def _sizes(net):
 def _about_start(model):
     "Sizes and channels of the pre-trained model; None for random weights."
     if model is None: return None
-    return dict(config=asdict(model.config), names=model.montage.names,
+    return dict(config=model.config.told(), names=model.montage.names,
                 positions=model.montage.positions.tolist())
 
 # %% ../nbs/21_finetuning.ipynb #d8bd4b77

@@ -10,7 +10,7 @@ import copy
 import json
 import numbers
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +98,11 @@ class SJEPAConfig:
 # %% ../nbs/16_model.ipynb #25117f54
 _NAMES = "target", "collapse", "registers", "condition"
 SWITCHES = {f.name: f.default for f in fields(SJEPAConfig) if f.name in _NAMES}  # as in the paper
+
+@patch
+def told(self: SJEPAConfig) -> dict:
+    "The fields as files have them: without switches that are not set, which older versions lack."
+    return {k: v for k, v in asdict(self).items() if SWITCHES.get(k, ...) != v}
 
 # %% ../nbs/16_model.ipynb #61cd5c4d
 @patch(as_prop=True)
@@ -248,8 +253,7 @@ def right_answers(self: SJEPA,
     if self.target_encoder is not None: placed, code = placed.detach(), code.detach()
     if not self.config.condition: return self.hidden_targets(placed, masks)
     rows = torch.arange(len(masks.visible), device=x.device)  # one a context: each shows others
-    each = Masks(masks.visible, rows, masks.hidden, masks.context)
-    shown = pooled_position(code, masks.visible)
+    each, shown = replace(masks, example=rows), pooled_position(code, masks.visible)
     return self.hidden_targets(placed[masks.example], each, extra=shown)
 
 # %% ../nbs/16_model.ipynb #29dd7eaf
@@ -298,7 +302,7 @@ def added_to_loss(self: SJEPA,
 
 # %% ../nbs/16_model.ipynb #6ca8fe38
 @patch
-def question(self: SJEPA, code, masks) -> dict:
+def asked(self: SJEPA, code, masks) -> dict:
     "The extra token of each context, where encoders are conditioned: where it will be asked."
     if not self.config.condition: return {}
     return dict(extra=pooled_position(code, asked_of_contexts(masks)))
@@ -316,8 +320,7 @@ def forward(self: SJEPA,
     code = self.position(tokens.shape[2], channels)           # (channels, tokens, 64)
     placed = tokens + code
     seen, seen_exists = take_channels(placed, masks.visible, masks.example)
-    question = self.question(code, masks)
-    context = self.encoder(seen, seen_exists, **question)     # (contexts, visible, 64)
+    context = self.encoder(seen, seen_exists, **self.asked(code, masks))  # (contexts, visible, 64)
     questions, exists = take_channels(code[None], masks.hidden, torch.zeros_like(masks.context))
     of_each = None if seen_exists is None else seen_exists[masks.context]
     predicted = self.predictor(questions, context[masks.context], exists, of_each)
@@ -341,8 +344,7 @@ def update_target(self: SJEPA,
 @patch
 def save(self: SJEPA, path: str | Path):
     "Write weights, montage and sizes to one `.safetensors` file, whole or not at all."
-    told = {k: v for k, v in asdict(self.config).items() if k not in SWITCHES or v != SWITCHES[k]}
-    about = dict(format="sjepa_nb 1", config=json.dumps(told),
+    about = dict(format="sjepa_nb 1", config=json.dumps(self.config.told()),
                  channels=json.dumps(self.montage.names),
                  positions=json.dumps(self.montage.positions.tolist()))
     tensors = {k: v.contiguous() for k, v in self.state_dict().items()}

@@ -58,7 +58,8 @@ _OPTIONS = {"device='cpu'": "--device cpu", "device=": "--device ",
             "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
             "reference=None": "--reference none", "h_freq": "the end of --band",
             "subject_regex": "--subject-regex", "target_norm is for": "--target-norm is for",
-            "with target ": "with --target ", 'collapse "nothing" is': '--collapse "nothing" is'}  # as a class says it → as a command does
+            "with target ": "with --target ",
+            'collapse "nothing" is': '--collapse "nothing" is'}  # a class's words → a command's
 
 def _as_options(words):
     "A message of a class in the words of a command."

@@ -9,7 +9,7 @@ __all__ = ['RULES', 'HEAD_NAMES', 'FEED_FORWARD', 'SIZES', 'braindecode_name', '
 # %% ../nbs/23_weights.ipynb #c963c9a6
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -274,5 +274,5 @@ def _config_of(model):
     for name, place in zip(model.montage.names, model.montage.positions):
         channels.append(dict(ch_name=name, kind="eeg", loc=(place * HEAD_RADIUS).tolist()))
     config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()}
-    return config | dict(sjepa_nb=asdict(model.config), sfreq=128,
+    return config | dict(sjepa_nb=model.config.told(), sfreq=128,
                          n_chans=len(channels), chs_info=channels)
