@@ -12,6 +12,7 @@ from sjepa_nb.attention import PackedAttention
 from sjepa_nb.collapse import TERMS, held_apart, sigreg, variance_covariance
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.contextual_encoder import Attention, take_channels
+from sjepa_nb.diagnostics import lidar, looks_at
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.heads import Downstream
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
@@ -196,6 +197,28 @@ def test_terms_see_what_a_collapse_is():
     cloud = torch.randn(2000, 64)
     for term in (variance_covariance, sigreg):
         assert term(cloud) < .1 < term(cloud / 4) < term(cloud * 0)
+
+
+@pytest.mark.parametrize("kind", [SphereMask, FixedBudgetMask])
+def test_looks_are_the_mean_visible_tokens_of_each_window(kind):
+    model, (x, _), draw = model_of().eval(), batch(), kind(LEE, .6)
+    tokens, window = looks_at(model, x, draw, looks=2)
+    masks = draw(6, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        placed = model.local_encoder(x) + model.position(2)
+        for row, (visible, example) in enumerate(zip(masks.visible, masks.example)):
+            seen = placed[example % 3, visible].flatten(0, 1)
+            alone = model.encoder(seen[None]).mean(1)[0]
+            torch.testing.assert_close(tokens[row], alone, atol=1e-5, rtol=0)
+    assert window.tolist() == (masks.example % 3).tolist()
+
+
+def test_lidar_counts_what_tells_windows_apart():
+    torch.manual_seed(0)
+    window, noise = torch.arange(2000) % 200, torch.randn(2000, 64)
+    apart = 3 * torch.randn(200, 64)[window]
+    few = apart @ torch.diag((torch.arange(64) < 4).float())
+    assert lidar(few + noise, window) < 10 < 50 < lidar(apart + noise, window)
 
 
 def test_registers_have_no_weight_decay_and_the_encoders_rate():
