@@ -4,9 +4,9 @@
 
 Each changes one thing. Simulated people 1 to 8 train, or 36 of another population; 9 to 12 are
 asked: a training is judged by what its frozen tokens are worth to the probes of the page on
-diagnostics, not by its loss, since other targets have another loss. Rows are added to results/pretraining_choices.csv, those of every
-thousandth step to results/pretraining_curves.csv; choices already there are skipped. Several
-processes may share DIR.
+diagnostics, not by its loss, since other targets have another loss. Rows are added to
+results/pretraining_choices.csv, those of every thousandth step to results/pretraining_curves.csv;
+choices already there are skipped. Several processes may share DIR.
 """
 import argparse
 import platform
@@ -127,15 +127,16 @@ def given(name, probes):
 
 CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
               "radius", "crop")
+MODEL = "target_norm", "target", "collapse", "registers", "condition"
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 
 def train(choice, change, work, steps, probes):
-    "One training; rows of the final state, and of the states on the way."
+    "One training: rows of the final state and of the states on the way, and the run."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"], s["people"])
     config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED})
-    sizes = SJEPAConfig.preset(s["size"], target_norm=s["target_norm"])
+    sizes = SJEPAConfig.preset(s["size"], **{k: s[k] for k in MODEL if k in s})
     folder = work / "".join(c if c.isalnum() else "-" for c in choice)
     resume = (folder / "checkpoint.pt").exists()
     run = Pretraining(store, split, folder, config, sizes, probes, resume, progress=False)
@@ -145,7 +146,8 @@ def train(choice, change, work, steps, probes):
     row["seconds"] = round(time.monotonic() - start)
     run.model.save(folder / "last.safetensors")
     last, curve = read(folder, choice)
-    return row | dict(steps=run.step, windows=len(split["train"]), **last, **about()), curve
+    row |= dict(steps=run.step, windows=len(split["train"]), **last, **about())
+    return row, curve, run
 
 
 def read(folder, choice):
@@ -163,7 +165,7 @@ def ask(choice, args, probes, montage):
     if choice.startswith("untrained"):
         row = untrained(int(choice[-1]), probes, montage)
         return append(args.work, "pretraining_choices.csv", [row])
-    row, curve = train(choice, CHOICES[choice], args.work, args.steps, probes)
+    row, curve, _ = train(choice, CHOICES[choice], args.work, args.steps, probes)
     append(args.work, "pretraining_choices.csv", [row])
     append(args.work, "pretraining_curves.csv", curve)
     told = {k: v for k, v in row.items() if k in ("choice", "loss", "seconds") or " " in k}

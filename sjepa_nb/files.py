@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_whole', 'make_folder', 'lock_folder', 'locked', 'write_json', 'read_json', 'read_whole', 'digest', 'check_kind',
-           'check_whole', 'check_columns']
+           'check_whole', 'check_choice', 'check_columns']
 
 # %% ../nbs/00_files.ipynb #c7c610af
 import hashlib
@@ -176,6 +176,15 @@ def check_whole(
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if whole and value >= least: continue
         raise ValueError(f"{name} is a whole number of at least {least}, not {value!r}")
+
+def check_choice(
+    known,  # values that there are
+    **values,  # parameter → what was given for it
+):
+    "Raise `ValueError` for a value that is none of those known."
+    words = " or ".join(f'"{k}"' for k in known)
+    for name, value in values.items():
+        if value not in known: raise ValueError(f"{name} is {words}, not {value!r}")
 
 # %% ../nbs/00_files.ipynb #7c1d0a05
 def check_columns(

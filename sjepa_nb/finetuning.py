@@ -15,7 +15,7 @@ import numbers
 import warnings
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
 
@@ -39,6 +39,7 @@ from torch import nn
 
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError
+from .extra_tokens import extras_of
 from .files import check_kind, check_whole, read_whole, write_whole
 from sjepa_nb.heads import (
     FEATURES, FILTERS, HEADS, NORMS, Downstream, Dropout, SpatialAggregation, fingerprint,
@@ -842,13 +843,13 @@ def _sizes(net):
     layer = net.encoder.layers[0]
     return dict(width=layer.linear2.out_features, depth=len(net.encoder.layers),
                 heads=layer.self_attn.heads, hidden=layer.linear1.out_features,
-                dropout=layer.dropout.p)
+                dropout=layer.dropout.p, **extras_of(net.encoder))
 
 # %% ../nbs/21_finetuning.ipynb #15f65c60
 def _about_start(model):
     "Sizes and channels of the pre-trained model; None for random weights."
     if model is None: return None
-    return dict(config=asdict(model.config), names=model.montage.names,
+    return dict(config=model.config.told(), names=model.montage.names,
                 positions=model.montage.positions.tolist())
 
 # %% ../nbs/21_finetuning.ipynb #d8bd4b77

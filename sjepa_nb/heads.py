@@ -15,8 +15,8 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from .contextual_encoder import ContextualEncoder
 from .diagnostics import FILTER_KINDS, in_band, spatial_filters
+from .extra_tokens import encode_all, make_encoder
 from .files import digest
 from .local_encoder import LocalEncoder, n_tokens
 from .model import SJEPA, SJEPAConfig
@@ -194,8 +194,7 @@ def _add_context(self: Downstream, montage, pretrained, config):
     if pretrained: self.placed = place_channels(pretrained.position, montage)
     else: self.placed = Placed(PositionalEncoding(montage), (), montage.names)
     self.position = self.placed.position
-    sizes = config.width, config.depth, config.heads, config.hidden, config.dropout
-    self.encoder = ContextualEncoder(*sizes)
+    self.encoder = make_encoder(config)
     if pretrained: self.encoder.load_state_dict(pretrained.encoder.state_dict())
 
 # %% ../nbs/20_heads.ipynb #5d1e60a2
@@ -220,8 +219,8 @@ def features(self: Downstream,
     if self.head == "pre-local": return x
     tokens = self.local_encoder(x)
     if self.head == "post-local": return tokens
-    placed = (tokens + self.position(tokens.shape[2])).flatten(1, 2)
-    return self.encoder(placed).unflatten(1, tokens.shape[1:3])
+    context = encode_all(self.encoder, tokens, self.position(tokens.shape[2]))
+    return context.unflatten(1, tokens.shape[1:3])
 
 # %% ../nbs/20_heads.ipynb #77a73220
 @patch

@@ -142,7 +142,8 @@ class Network:
     "model"
     # layers/heads/feed-forward of the transformers; 8/8/2048 is the paper's
     size: Literal["2/8/64", "4/8/256", "8/8/256", "8/8/2048"] = "4/8/256"
-    borrows = [("model", "SJEPAConfig", ("dropout", "target_norm"))]
+    borrows = [("model", "SJEPAConfig", (
+        "dropout", "target_norm", "target", "collapse", "registers", "condition"))]
 
 # %% ../nbs/24_options.ipynb #287312e5
 @dataclass(frozen=True, kw_only=True)

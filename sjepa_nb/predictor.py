@@ -28,7 +28,9 @@ class DecoderLayer(Layer):
 # %% ../nbs/12_predictor.ipynb #f4b7cbfd
 class Predictor(nn.Module):
     "Answer questions about hidden tokens from the context. Paper, section \"S-JEPA pre-training\"."
-    def __init__(self, width=64, depth=4, heads=8, hidden=2048, dropout=0.):
+    def __init__(self, width=64, depth=4, heads=8, hidden=2048, dropout=0.,
+        out: int | None = None,  # numbers in an answer, where these are not `width`
+    ):
         super().__init__()
         self.mask_token = nn.Parameter(torch.empty(width))
         layers = (DecoderLayer(width, heads, hidden, dropout) for _ in range(depth))
@@ -37,15 +39,17 @@ class Predictor(nn.Module):
         for p in self.layers.parameters():
             if p.dim() > 1: nn.init.xavier_uniform_(p)
         nn.init.normal_(self.mask_token, std=.02)
+        self.output = nn.Linear(width, out) if out else None
 
     def forward(self,
         position,  # (targets, hidden tokens, width): where and when each question asks
         context,  # (targets, visible tokens, width)
         exists=None,  # (targets, hidden tokens) bool: the questions that exist; all when None
         context_exists=None,  # (targets, visible tokens) bool
-    ):  # (targets, hidden tokens, width)
+    ):  # (targets, hidden tokens, width or `out`)
         rows = arrange_rows(self.layers[0], position, exists)
         context_rows = arrange_rows(self.layers[0], context, context_exists)
         x, memory = self.mask_token + rows.pack(position), context_rows.pack(context)
         for layer in self.layers: x = layer(x, memory, rows, context_rows)
-        return rows.unpack(self.norm(x))
+        x = rows.unpack(self.norm(x))
+        return self.output(x) if self.output else x

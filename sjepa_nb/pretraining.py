@@ -40,9 +40,9 @@ from sjepa_nb.batches import (
 )
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
-from .files import check_kind, lock_folder, read_json, write_json, write_whole
+from .files import check_choice, check_kind, lock_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
-from .model import SJEPA, SJEPAConfig
+from .model import SWITCHES, SJEPA, SJEPAConfig
 from .store import WindowStore
 
 # %% ../nbs/19_pretraining.ipynb #68faad3c
@@ -54,11 +54,6 @@ _POSITIVE = "learning_rate", "predictor_rate", "clip", "radius", "checkpoint_min
 _SHARES = "warmup", "final_rate", "momentum", "betas", "weight_decay"
 
 # %% ../nbs/19_pretraining.ipynb #8766fac5
-def _check_choice(name, value, known):
-    "Raise `ValueError` for a value that is none of those known."
-    words = " or ".join(f'"{k}"' for k in known)
-    if value not in known: raise ValueError(f"{name} is {words}, not {value!r}")
-
 def _pair(name, value):
     "Two numbers, as a tuple. Raises `ValueError` for anything else."
     if np.shape(value) == (2,): return tuple(value)
@@ -120,9 +115,9 @@ class TrainingConfig:
     def __post_init__(self):
         for name in ("betas", "momentum"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
-        _check_choice("mask", self.mask, MASKS)
-        _check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
-        _check_choice("select", self.select, SELECT)
+        check_choice(MASKS, mask=self.mask)
+        check_choice(("auto", "float32", "bfloat16"), precision=self.precision)
+        check_choice(SELECT, select=self.select)
         _check_numbers(self)
 
 # %% ../nbs/19_pretraining.ipynb #eb88f1c0
@@ -142,12 +137,13 @@ def momentum(step: int, steps: int, config: TrainingConfig) -> float:
 
 # %% ../nbs/19_pretraining.ipynb #c2e5d025
 def make_optimiser(model: SJEPA, config: TrainingConfig) -> torch.optim.AdamW:
-    "AdamW: a faster predictor, and weight decay on matrices and kernels, but on no position row."
+    """AdamW: a faster predictor, and weight decay on matrices and kernels, but on no position row
+    and no register."""
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = {}
     for name, p in trained:
         predicts = name.startswith("predictor.")
-        decays = p.dim() > 1 and not name.startswith("position.")
+        decays = p.dim() > 1 and not name.startswith(("position.", "encoder.registers"))
         settings = dict(weight_decay=config.weight_decay if decays else 0.,
                         factor=config.predictor_rate if predicts else 1.)
         group = groups.setdefault((predicts, decays), dict(params=[]) | settings)
@@ -159,11 +155,12 @@ def make_optimiser(model: SJEPA, config: TrainingConfig) -> torch.optim.AdamW:
 # %% ../nbs/19_pretraining.ipynb #153477ca
 def train_step(model, optimiser, x, masks, channels, step, steps, config,
     share: float = 1.,  # of the batch's hidden tokens that this process has, times the processes
-) -> tuple[float, float]:  # loss, norm of the gradient
+) -> tuple[float, float]:  # error of the prediction, norm of the gradient
     "One optimiser step on one batch. Raises `TrainingError` where loss or gradient is not finite."
     rate = learning_rate(step, steps, config)
     for group in optimiser.param_groups: group["lr"] = rate * group["factor"]
-    loss = model(x, masks, channels).loss * share
+    out = model(x, masks, channels)
+    loss = out.loss * share
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -175,7 +172,7 @@ def train_step(model, optimiser, x, masks, channels, step, steps, config,
             "is kept. Lower the learning rate, or use precision='float32'")
     optimiser.step()
     getattr(model, "module", model).update_target(momentum(step, steps, config))
-    return value, norm
+    return float(out.error.detach() * share), norm
 
 # %% ../nbs/19_pretraining.ipynb #daef1afb
 def _look(model, x, masker, config, number, most, device):
@@ -556,6 +553,7 @@ def _restore(self: Pretraining, state):
     "Take over a checkpoint. Raises `ValueError` naming what differs from the run that wrote it."
     then = json.loads(state["told"])
     then["data"].setdefault("network", "SJEPA")  # older checkpoints do not say
+    then["model"] = SWITCHES | then["model"]
     if self.config.precision == "auto":  # what it began with, on this machine too
         self.precision = set_precision(self.model, then["training"]["precision"], self.device)
     differs = _differences(then, self._told())
@@ -637,6 +635,13 @@ def _learn(self: Pretraining, x, m, n, stop) -> tuple:  # loss of the batch, nor
     loss, told = self.world.total(loss / self.world.size, float(bool(stop["by"])))
     return loss, norm, told > 0
 
+# %% ../nbs/19_pretraining.ipynb #4378b680
+@patch
+def _momentum(self: Pretraining) -> float:
+    "Of the present step; 0 where there is no slow copy, and nothing of a random start remains."
+    if not self.model.config.has_teacher: return 0.
+    return momentum(self.step, self.steps, self.config)
+
 # %% ../nbs/19_pretraining.ipynb #538c47aa
 @patch
 def _note(self: Pretraining, loss, norm, took) -> timedelta:  # time that is left at most
@@ -647,7 +652,7 @@ def _note(self: Pretraining, loss, norm, took) -> timedelta:  # time that is lef
         self.steps_log.append(dict(
             step=self.step, epoch=epoch, loss=loss, gradient=norm,
             learning_rate=learning_rate(self.step, self.steps, config),
-            momentum=momentum(self.step, self.steps, config), seconds=round(took, 4)))
+            momentum=self._momentum(), seconds=round(took, 4)))
     self.step += 1
     each = self.epoch_seconds / (self.step - epoch * self.batches_per_epoch)
     return timedelta(seconds=round((self.steps - self.step) * each))

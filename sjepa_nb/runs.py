@@ -57,7 +57,9 @@ _OPTIONS = {"device='cpu'": "--device cpu", "device=": "--device ",
             "skip_bad=True": "--skip-bad", "on_missing='drop'": "--drop-unplaced",
             "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
             "reference=None": "--reference none", "h_freq": "the end of --band",
-            "subject_regex": "--subject-regex"}  # as a class says it → as a command does
+            "subject_regex": "--subject-regex", "target_norm is for": "--target-norm is for",
+            "with target ": "with --target ",
+            'collapse "nothing" is': '--collapse "nothing" is'}  # a class's words → a command's
 
 def _as_options(words):
     "A message of a class in the words of a command."
@@ -165,8 +167,9 @@ def training_of(o: Pretrain) -> TrainingConfig:
 
 # %% ../nbs/25_runs.ipynb #95c9695d
 def model_of(o: Pretrain) -> SJEPAConfig:
-    "The sizes of the model, and how its targets are made."
-    return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
+    "The sizes of the model, how its targets are made, and its switches."
+    with _in_words_of_options():
+        return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
 
 # %% ../nbs/25_runs.ipynb #d35f759f
 PARADIGM_OF = {kind: paradigm for paradigm, kind in KINDS.items()}  # MOABB's word → ours

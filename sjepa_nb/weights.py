@@ -9,13 +9,14 @@ __all__ = ['RULES', 'HEAD_NAMES', 'FEED_FORWARD', 'SIZES', 'braindecode_name', '
 # %% ../nbs/23_weights.ipynb #c963c9a6
 import re
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .extra_tokens import extras_of
 from .files import check_kind, read_json, write_json, write_whole
 from .heads import Downstream, FrozenNorm
 from .model import SJEPA, SJEPAConfig
@@ -138,11 +139,16 @@ def _check_tensors(found, ours, theirs):
 # %% ../nbs/23_weights.ipynb #8301a856
 def to_braindecode(model: SJEPA | Downstream) -> dict:
     """The weights under braindecode's names; the mask token and the target encoder stay behind.
-    Raises `ValueError` for a frozen norm."""
+    Raises `ValueError` for a frozen norm and for extra tokens."""
     check_kind(SJEPA | Downstream, model=model)
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
         raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
                          "would be another one there")
+    extras = {k: v for k, v in extras_of(getattr(model, "encoder", None)).items() if v}
+    if extras:
+        said = ", ".join(f"{k}={v}" for k, v in extras.items())
+        raise ValueError(f"braindecode's encoder has no extra tokens: with {said} it would be "
+                         "another one there")
     head, state = getattr(model, "head", None), {}
     for k, v in model.state_dict().items():
         name = braindecode_name(k, head)
@@ -268,5 +274,5 @@ def _config_of(model):
     for name, place in zip(model.montage.names, model.montage.positions):
         channels.append(dict(ch_name=name, kind="eeg", loc=(place * HEAD_RADIUS).tolist()))
     config = {theirs: getattr(model.config, ours) for theirs, ours in SIZES.items()}
-    return config | dict(sjepa_nb=asdict(model.config), sfreq=128,
+    return config | dict(sjepa_nb=model.config.told(), sfreq=128,
                          n_chans=len(channels), chs_info=channels)

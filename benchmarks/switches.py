@@ -1,0 +1,108 @@
+"""What is each switch of the model worth, and pairs of them? A training for each, with three seeds.
+
+    OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR [--only NAME …] [--steps N]
+
+The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
+of 1.2 s of simulated people 1 to 8; frozen tokens are asked of people 9 to 12. Rows are added to
+results/switches.csv; those already there are skipped. Several processes may share DIR.
+"""
+import argparse
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from pretraining_choices import BASE, RESULTS, append, train, windows
+
+from sjepa_nb.batches import montage_masks
+from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
+
+SEEDS = 0, 1, 2
+SWITCHES = {
+    "base": {},
+    "target signal": dict(target="signal"),
+    "target features": dict(target="features"),
+    "collapse variance-covariance": dict(collapse="variance-covariance"),
+    "collapse sigreg": dict(collapse="sigreg"),
+    "collapse nothing": dict(collapse="nothing"),
+    "registers 4": dict(registers=4),
+    "condition": dict(condition=True),
+    "condition, radius 0.3": dict(condition=True, radius=.3),
+    "condition, radius 1.0": dict(condition=True, radius=1.),
+    "base, radius 0.3": dict(radius=.3),
+    "base, radius 1.0": dict(radius=1.),
+    "registers 4, momentum 0.9": dict(registers=4, momentum=(.9, .9)),
+    "base, momentum 0.9": dict(momentum=(.9, .9)),
+    "collapse sigreg, condition": dict(collapse="sigreg", condition=True),
+    "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
+    "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
+    "registers 4, condition": dict(registers=4, condition=True),
+}
+
+
+def commit():
+    "The commit that is run."
+    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, text=True,
+                          capture_output=True)
+    return said.stdout.strip()
+
+
+def ranks(work, run, change):
+    "LiDAR of windows that nobody trained on."
+    s = BASE | change
+    store, split = windows(work, s["length"], s["interval"], s["people"])
+    draw, channels = montage_masks(store, run.model.montage, s["mask"], s["radius"])[0]
+    x = torch.as_tensor(store.read(split["valid"][::max(1, len(split["valid"]) // 256)]))
+    return dict(lidar=lidar(*looks_at(run.model.to("cpu"), x, draw, channels=channels)))
+
+
+def row_of(name, seed, args, probes):
+    "One training, and what is written down of it."
+    change = SWITCHES[name] | dict(seed=seed)
+    row, _, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
+    steps = pd.read_csv(run.folder / "steps.csv")
+    command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
+    switches = {k: getattr(run.model.config, k)
+                for k in ("target", "collapse", "registers", "condition")}
+    return row | switches | ranks(args.work, run, change) | dict(
+        choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
+        windows_seen=run.step * BASE["batch_size"], commit=commit(), command=command)
+
+
+def done():
+    "Choices and seeds that the table has already."
+    path = RESULTS / "switches.csv"
+    if not path.exists(): return set()
+    table = pd.read_csv(path)
+    return set(zip(table.choice, table.seed))
+
+
+def main():
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
+    p.add_argument("--only", nargs="*", help="names of choices (default: all)")
+    p.add_argument("--steps", type=int, default=5000)
+    p.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    args = p.parse_args()
+    unknown = set(args.only or ()) - set(SWITCHES)
+    if unknown: p.error(f"no such choice: {', '.join(unknown)}")
+    args.work.mkdir(parents=True, exist_ok=True)
+    windows(args.work, BASE["length"], BASE["interval"])
+    probes = simulated_probes((9, 10, 11, 12))
+    for seed in args.seeds:
+        for name in args.only or SWITCHES:
+            if (name, seed) in done(): continue
+            label = "".join(filter(str.isalnum, f"{name}{seed}"))
+            lock = FileLock(args.work / f".{label}.lock")
+            try: lock.acquire(timeout=0)
+            except Timeout: continue  # another process is at it
+            with lock:
+                if (name, seed) in done(): continue
+                row = row_of(name, seed, args, probes)
+                append(args.work, "switches.csv", [row])
+                print({k: row[k] for k in ("choice", "seed", "loss", "seconds")}, flush=True)
+
+
+if __name__ == "__main__": main()
