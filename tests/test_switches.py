@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from sjepa_nb.attention import PackedAttention
-from sjepa_nb.collapse import TERMS, sigreg, variance_covariance
+from sjepa_nb.collapse import TERMS, held_apart, sigreg, variance_covariance
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.contextual_encoder import Attention, take_channels
 from sjepa_nb.finetuning import SJEPAClassifier
@@ -21,7 +21,7 @@ from sjepa_nb.pretraining import Pretraining, TrainingConfig, make_optimiser, tr
 from sjepa_nb.simulation import SimulatedMI
 from sjepa_nb.sources import moabb_sources
 from sjepa_nb.store import build_store, split_by_subject
-from sjepa_nb.weights import to_braindecode
+from sjepa_nb.weights import save_pretrained, to_braindecode
 
 LEE = lee2019_montage()
 VALUES = dict(target=("signal", "features"), registers=(3,), condition=(True,),
@@ -69,6 +69,18 @@ def test_without_a_switch_files_are_those_of_older_versions(tmp_path):
     assert {n.split(".")[0] for n in names} == parts
     assert not [n for n in names if "registers" in n or n.startswith("predictor.output")]
     assert "output" not in repr(model_of()) and "Roomy" not in repr(model_of())
+
+
+def test_classifiers_and_the_hubs_layout_leave_out_switches_too(tmp_path):
+    x, _ = batch(n=8)
+    model = model_of().eval()
+    fitted = SJEPAClassifier(model, "contextual", "new", channels=LEE, epochs=1)
+    fitted.fit(x.numpy(), list("abababab")).save(tmp_path / "c.safetensors")
+    save_pretrained(model, tmp_path / "hub")
+    with safe_open(tmp_path / "c.safetensors", "pt") as f: about = f.metadata()
+    hub = json.loads((tmp_path / "hub" / "config.json").read_text())["sjepa_nb"]
+    for config in (json.loads(about["start"])["config"], json.loads(about["fitted"])["sizes"], hub):
+        assert "depth" in config and not set(config) & set(SWITCHES)
 
 
 def test_the_first_weights_are_drawn_as_before():
@@ -140,6 +152,26 @@ def test_conditioned_batches_are_their_examples(kind):
     told = model.right_answers(x, model.local_encoder(x), model.position(2), moved)
     untold = model.hidden_targets(model.local_encoder(x), moved)
     assert (told - untold).abs().max() > 1e-4
+
+
+def test_with_nothing_hidden_a_conditioned_encoder_is_told_of_all_channels():
+    model, (x, _) = model_of(condition=True, registers=2).eval(), batch()
+    with torch.no_grad():
+        code = model.position(2)
+        placed, everywhere = model.local_encoder(x) + code, code.mean((0, 1)).expand(3, 1, -1)
+        told = model.encoder(placed.flatten(1, 2), extra=everywhere)
+        torch.testing.assert_close(model.encode(x), told)
+        assert (told - model.encoder(placed.flatten(1, 2))).abs().max() > 1e-4
+
+
+def test_a_term_looks_at_each_place_by_itself():
+    "Tokens that say where they are and nothing else cost as much as a collapse."
+    torch.manual_seed(0)
+    place = torch.arange(1200) % 60
+    alike, apart = torch.randn(60, 64)[place], torch.randn(1200, 64)
+    for way in TERMS:
+        collapsed = held_apart(way, torch.zeros(1200, 64), place)
+        assert held_apart(way, alike, place) > .9 * collapsed > .5 > held_apart(way, apart, place)
 
 
 @pytest.mark.parametrize("way", TERMS)
