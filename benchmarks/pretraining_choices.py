@@ -13,6 +13,7 @@ import platform
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
@@ -107,8 +108,17 @@ def about():
 def scores_of(model, probes):
     "What a model's frozen tokens are worth."
     set_precision(model, "auto", "cpu")
-    scores = {}
+    scores = post_local(model, probes)
     for probe in probes: scores |= probe(model)
+    return scores
+
+
+def post_local(model, probes):
+    "What local tokens are worth where filters come behind the encoder, as for contextual ones."
+    scores, model = {}, model.eval()
+    for probe in probes:
+        each = [probe.post_local(model, person) for person in range(len(probe.trials))]
+        scores[f"{probe.name} post-local"] = float(np.mean(each))
     return scores
 
 

@@ -571,7 +571,8 @@ def _told(sweep, tasks):
     for about, task in zip(named, tasks):
         if task.drop_unplaced: about["drop_unplaced"] = True
         if task.band != Task.band: about["band"] = task.band
-    told = dict(tasks=named, folds=sweep.folds, seed=sweep.seed, settings=sweep.settings,
+    settings = dict.fromkeys(BY_PARADIGM["MI"], "by paradigm") | sweep.settings
+    told = dict(tasks=named, folds=sweep.folds, seed=sweep.seed, settings=settings,
                 limits=sweep.limits or {}, train_trials=sweep.train_trials, weights=weights,
                 version=VERSION)
     return json.loads(json.dumps(told, default=str))
