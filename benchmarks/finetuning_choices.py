@@ -50,12 +50,6 @@ CHOICES = {
     "data, weight decay": dict(weight_decay=1.),
     "data, smoothing": dict(label_smoothing=.2),
     "data, one epoch's weights": dict(average=1),
-    "data, post-local": dict(head="post-local"),
-    "the paper's, post-local": dict(
-        head="post-local", filters="random", norm="window", validation=.2),
-    "data, contextual": dict(head="contextual"),
-    "the paper's, contextual": dict(
-        head="contextual", filters="random", norm="window", validation=.2),
     "EEGNet": dict(eegnet=True),
     "baselines": {},
 }

@@ -3,10 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/frozen_tokens.py --weights simulated physionet [--real]
 
 The probes of the page on diagnostics at the paper's numbers of trials (200 of imagery, 200 of
-flicker, 1,992 flashes), for the simulated people 48 to 54, or --people; with --real for Kalunga2016
-(SSVEP) and PhysionetMI 1 to 3 (hands or feet, left or right hand; set MNE_DATA). Random networks of
-the same size, six seeds, are the floor. Rows go to results/frozen_tokens.csv; those there are
-skipped.
+flicker, 1,992 flashes), for the simulated people 48 to 54; with --real for Kalunga2016 (SSVEP) and
+PhysionetMI 1 to 3 (hands or feet, left or right hand; set MNE_DATA). Random networks of the same
+size, six seeds, are the floor. Rows go to results/frozen_tokens.csv; those there are skipped.
 """
 import argparse
 import platform
@@ -29,11 +28,11 @@ PEOPLE = 48, 49, 50, 51, 52, 53, 54
 TRIALS = 200, 1992, 200  # of a run: MI, ERP (flashes), SSVEP
 
 
-def simulated(people):
+def simulated():
     "The three simulated paradigms, a probe for each person."
-    sets = simulated_datasets(max(people), n_trials=TRIALS, test_run=False)
+    sets = simulated_datasets(54, n_trials=TRIALS, test_run=False)
     for dataset, paradigm in zip(sets, ("MI", "ERP", "SSVEP")):
-        for person in people:
+        for person in PEOPLE:
             yield "simulated", person, partial(make_probe, dataset, paradigm, [person], most=2000)
 
 
@@ -74,7 +73,6 @@ def ask(probe, name, model, dataset, person):
     "A row of the table."
     start, scores = time.monotonic(), probe(model)
     by_encoder = {k.rsplit(" ", 1)[1]: v for k, v in scores.items()}
-    by_encoder["post_local"] = probe.post_local(model, 0)
     return dict(
         model=Path(name).name, dataset=dataset, task=probe.name, subject=str(person),
         chance=probe.chance, trials=len(probe.trials[0][1]), **by_encoder,
@@ -87,19 +85,18 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--weights", nargs="+", default=[],
                    help="shipped models, files or folders of runs")
-    p.add_argument("--people", type=int, nargs="+", default=PEOPLE, help="simulated ones")
     p.add_argument("--real", action="store_true", help="real recordings instead of simulated ones")
     args = p.parse_args()
     known = models(args.weights)
     rows, there = known_rows()
-    for dataset, person, make in real() if args.real else simulated(args.people):
+    for dataset, person, make in real() if args.real else simulated():
         probe: Probe = make()
         for name, model in known.items():
             if (Path(name).name, dataset, probe.name, str(person)) in there: continue
             row = ask(probe, name, model, dataset, person)
             rows.append(pd.DataFrame([row]))
             pd.concat(rows).to_csv(RESULTS, index=False, float_format="%.4f")
-            shown = ("model", "task", "subject", "local", "post_local", "contextual", "seconds")
+            shown = ("model", "task", "subject", "local", "contextual", "seconds")
             print({k: row[k] for k in shown}, flush=True)
 
 

@@ -6,8 +6,7 @@ For simulated people 62 to 65, whom no pre-training saw and nobody chose by; wit
 PhysionetMI 1 to 3 (set MNE_DATA). Windows of 1.19 s from the onsets of imagery.
 
 `retrieval`: every eighth electrode in 4 windows, hidden alone or with all within a radius.
-Candidates
-are all channels of the window, or what the electrode recorded in it and in 63 other windows.
+Candidates are all channels of the window, or what the electrode recorded in it and in 63 others.
 `fault`: two electrodes swapped (less than 0.6 head radii apart, or more), one loose, one dead, four
 times each; the AUC of the misfit, and whether the faulty one (or two) have the largest.
 Rows go to results/missing_channel.csv; a person's that are there are skipped.

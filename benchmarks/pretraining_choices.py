@@ -57,8 +57,6 @@ CHOICES = {
     "momentum 0.996 to 0.9999": dict(momentum=(.996, .9999)),
     "windows of 4 s, batch 8": dict(length=536, batch_size=8),
     "windows of 16 s, batch 2": dict(length=2072, batch_size=2),
-    "windows of 4 s, batch 8, radius 0.4": dict(length=536, batch_size=8, radius=.4),
-    "windows of 4 s, batch 8, radius 0.8": dict(length=536, batch_size=8, radius=.8),
     "size 8/8/2048": dict(size="8/8/2048"),
 }
 MANY = dict(people=36, steps=6250)

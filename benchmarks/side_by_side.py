@@ -5,7 +5,8 @@ one process (`torch.func`), or in processes of one thread each?
 
 Folds of fine-tuning (pre-local head, everything trained, noise in the shape of a second and of
 four) and pre-trainings (size 4/8/256, 32 windows of a second). Each way makes the same steps from
-the same weights; `difference` is the largest between its weights and those of one after another.
+the same weights; `difference` is the largest from one after another, of what the folds' networks
+say of their trials (a bias that the norm cancels wanders), and of all weights of a pre-training.
 Rows go to results/side_by_side.csv.
 """
 import argparse
@@ -39,7 +40,7 @@ def fold(k, samples):
 
 
 def train_fold(k, samples, steps, threads):
-    "Weights of one fold's linear layer after some steps."
+    "What the network of one fold says of its trials after some steps."
     torch.set_num_threads(threads)
     net, x, y = fold(k, samples)
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.)
@@ -47,27 +48,27 @@ def train_fold(k, samples, steps, threads):
         optimiser.zero_grad()
         cross_entropy(net(x), y).backward()
         optimiser.step()
-    return net.linear.weight.detach()
+    return net(x).detach()
 
 
 def train_folds_at_once(samples, steps, threads, n):
-    "Those of all folds, by one gradient of the stacked networks."
+    "The same for all folds, by one gradient of the stacked networks."
     torch.set_num_threads(threads)
     nets, xs, ys = zip(*(fold(k, samples) for k in range(n)))
     weights, buffers = stack_module_state(nets)
     xs, ys, empty = torch.stack(xs), torch.stack(ys), copy.deepcopy(nets[0])
-    def loss(weights, buffers, x, y):
-        return cross_entropy(functional_call(empty, (weights, buffers), (x,)), y)
+    def scores(weights, buffers, x): return functional_call(empty, (weights, buffers), (x,))
+    def loss(weights, buffers, x, y): return cross_entropy(scores(weights, buffers, x), y)
     gradient = vmap(grad(loss))
     optimiser = torch.optim.AdamW(weights.values(), RATE, weight_decay=0.)
     for _ in range(steps):
         for name, g in gradient(weights, buffers, xs, ys).items(): weights[name].grad = g
         optimiser.step()
-    return [*weights["linear.weight"].detach()]
+    return [*vmap(scores)(weights, buffers, xs).detach()]
 
 
 def pretrain(k, samples, steps, threads):
-    "Weights of the predictor's last norm after some steps of one pre-training."
+    "All trained weights after some steps of one pre-training."
     torch.set_num_threads(threads)
     torch.manual_seed(k)
     keep_memory()
@@ -79,7 +80,7 @@ def pretrain(k, samples, steps, threads):
     for step in range(steps):
         masks = draw(32, order)
         train_step(model, optimiser, x, masks, torch.arange(62), step, 10**6, config)
-    return model.predictor.norm.weight.detach()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
 def timed(call):

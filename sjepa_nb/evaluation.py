@@ -181,21 +181,22 @@ def ways(heads=HEADS, strategies=STRATEGIES) -> list:  # (strategy, head)
     return [(s, h) for h in heads for s in strategies if s != "probe" or h == "pre-local"]
 
 # %% ../nbs/22_evaluation.ipynb #aea794b3
-def suited(paradigm, settings: dict) -> dict:
-    "Settings of a classifier, with the filters and the norm of the paradigm where none are named."
-    return BY_PARADIGM[paradigm] | settings
+def suited(paradigm, head, settings: dict) -> dict:
+    """Settings of a classifier; the pre-local head has the filters and the norm of the paradigm
+    where none are named."""
+    return (BY_PARADIGM[paradigm] if head == "pre-local" else {}) | settings
 
 def _probe(weights, paradigm, settings):
     "The probe that suits a paradigm, with those of a classifier's settings that it has too."
     shared = {k: v for k, v in settings.items() if k in ("scale", "random_state", "device", "norm")}
-    return sjepa_probe(weights, **suited(paradigm, shared))
+    return sjepa_probe(weights, **suited(paradigm, "pre-local", shared))
 
 # %% ../nbs/22_evaluation.ipynb #79d9bf15
 def sjepa_pipelines(
     pretraining: str,  # its name; `NO_PRETRAINING` for random weights
     weights,  # SJEPA, path, or None
     montage,  # of the trials
-    paradigm: str,  # "MI", "ERP" or "SSVEP": decides over filters and norm
+    paradigm: str,  # "MI", "ERP" or "SSVEP": decides over filters and norm, pre-local
     heads=HEADS, strategies=STRATEGIES,
     limits: dict | None = None,  # settings of one way: {"full-contextual": dict(epochs=20)}
     **settings,  # of `SJEPAClassifier`; the paper's are filters="random", norm="window"
@@ -205,7 +206,8 @@ def sjepa_pipelines(
     for strategy, head in ways(heads, strategies):
         if strategy == "probe": estimator = _probe(weights, paradigm, settings)
         else:
-            mine = suited(paradigm, settings | (limits or {}).get(f"{strategy}-{head}", {}))
+            mine = settings | (limits or {}).get(f"{strategy}-{head}", {})
+            mine = suited(paradigm, head, mine)
             estimator = SJEPAClassifier(weights, head, strategy, channels=montage, **mine)
         name = f"{pretraining}-{strategy}-{head}"
         found.append(Pipeline(name, estimator, pretraining, head, strategy))
@@ -358,8 +360,8 @@ RESULTS = tuple(BLANK)
 def _n_trained(classifier):
     "How many parameters a fine-tuned network trained."
     network = classifier.network_
-    trained = network.new if classifier.strategy == "new" else network.parameters()
-    return sum(p.numel() for p in trained)
+    also = network.old if classifier.strategy == "full" else []
+    return sum(p.numel() for p in (*network.new, *also))
 
 def _fit_and_score(row, estimator, X, y, train, test):
     "Write into a row what one fold gives."

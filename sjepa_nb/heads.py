@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from .diagnostics import FILTER_KINDS, in_band, spatial_filters
-from .extra_tokens import encode_all, make_encoder
+from .extra_tokens import encode_all, extras_of, make_encoder
 from .files import digest
 from .local_encoder import LocalEncoder, n_tokens
 from .model import SJEPA, SJEPAConfig
@@ -314,11 +314,12 @@ class FeatureCache:
 FEATURES = FeatureCache()
 
 def fingerprint(net: Downstream) -> str:
-    "What the frozen features depend on: head, weights, statistics of the norm, precision."
+    "What the frozen features depend on: head, weights, switches, norm, precision."
     norms = [m for m in net.modules() if isinstance(m, FrozenNorm)]
     statistics = [b for norm in norms for b in norm.buffers()]
     precision = {m.bf16 for m in net.modules() if hasattr(m, "bf16")}
-    return net.head + digest(*net.old, *statistics) + str(precision)
+    switches = extras_of(getattr(net, "encoder", None))
+    return net.head + digest(*net.old, *statistics) + str(precision) + str(switches)
 
 # %% ../nbs/20_heads.ipynb #1ec4b661
 @torch.no_grad()

@@ -50,9 +50,7 @@ def _check_sizes(config):
         raise ValueError(f"heads must divide the width, {config.width}; got {config.heads}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout lies between 0 and 1, not {config.dropout}")
-    if config.target_norm not in TARGET_NORMS:
-        known = ", ".join(map(repr, TARGET_NORMS))
-        raise ValueError(f"target_norm is {known}, not {config.target_norm!r}")
+    check_choice(TARGET_NORMS, target_norm=config.target_norm)
 
 # %% ../nbs/16_model.ipynb #ae1e6d14
 def _check_switches(config):

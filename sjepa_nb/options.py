@@ -216,10 +216,11 @@ class FineTuning:
     seed: int = 0  # of the folds, and of the training
     device: str | None = None  # cpu, cuda, … (default: cpu)
     # of the local encoder: over each window, the paper's, or by the training trials' statistics
-    # (default: frozen for imagery, else window)
+    # (default: frozen for imagery with the pre-local head, else window)
     norm: Literal["window", "frozen"] | None = None
     # where the aggregation of the channels starts: at random, the paper's, or held filters from
-    # the training trials (default: csp for imagery, xdawn for ERP, class means for SSVEP)
+    # the training trials (default: random; pre-local: csp for imagery, xdawn for ERP, class means
+    # for SSVEP)
     filters: Literal["random", "csp", "xdawn", "class means"] | None = None
     borrows = [("finetuning", "SJEPAClassifier", ("epochs", "patience"))]
 

@@ -607,7 +607,7 @@ def _scored(o, name, weights, task, lock):
 def _classifier(o, weights, task):
     "A classifier that has learned all trials of a task's one subject."
     X, y, _, montage = _loaded(task, task.subjects[0])
-    settings = suited(task.paradigm, classifier_settings(o))
+    settings = suited(task.paradigm, o.head, classifier_settings(o))
     return SJEPAClassifier(weights, o.head, o.strategy, channels=montage, scale=task.scale,
                            **settings).fit(X, y)
 

@@ -73,11 +73,12 @@ def test_one_row_a_fold(table):
 
 
 def test_the_table_says_how_much_was_trained(table):
-    head = 4 * 63 + (4 * 4 * 64 + 1) * 2
-    local_encoder = 13840
+    spatial, linear, local_encoder = 4 * 63, (4 * 4 * 64 + 1) * 2, 13840
     parameters = table.groupby("pipeline").parameters.unique()
-    assert parameters["1s-60%-new-post-local"] == [head]
-    assert parameters["1s-60%-full-post-local"] == [head + local_encoder]
+    assert parameters["1s-60%-new-post-local"] == [spatial + linear]
+    assert parameters["1s-60%-full-post-local"] == [spatial + linear + local_encoder]
+    assert parameters["1s-60%-new-pre-local"] == [linear]  # its filters are held
+    assert parameters["1s-60%-full-pre-local"] == [linear + local_encoder]
 
 
 class Spy(ClassifierMixin, BaseEstimator):
@@ -137,15 +138,16 @@ def test_the_baselines_work(paradigm, best, subject):
     assert rows[rows.pipeline == best].score.mean() > rows.chance.mean() + .2
 
 
-def test_heads_have_filters_and_norm_of_the_paradigm_unless_told_otherwise():
-    def settings(paradigm, **given):
-        ways = sjepa_pipelines("p", None, lee2019_montage(), paradigm, ("pre-local",),
-                               ("new", "full"), **given)
+def test_the_pre_local_head_has_filters_and_norm_of_the_paradigm_unless_told_otherwise():
+    def settings(paradigm, head="pre-local", **given):
+        ways = sjepa_pipelines("p", None, lee2019_montage(), paradigm, (head,), ("new", "full"),
+                               **given)
         return {(w.estimator.filters, w.estimator.norm) for w in ways}
     assert settings("MI") == {("csp", "frozen")}
     assert settings("ERP") == {("xdawn", "window")}
     assert settings("SSVEP", norm="frozen") == {("class means", "frozen")}
     assert settings("MI", filters="random", norm="window") == {("random", "window")}
+    for head in ("post-local", "contextual"): assert settings("MI", head) == {("random", "window")}
 
 
 def test_a_pipeline_that_fails_leaves_a_row_and_the_others_go_on():
@@ -463,7 +465,7 @@ def test_finetune(weights, tmp_path, capfd):
     clf = SJEPAClassifier.load(next(out.glob("SSVEP*.safetensors")))
     X, y, _, _ = simulated_tasks((11,))[2].load(11)
     assert clf.predict(X).shape == y.shape and set(clf.classes_) == set(y)
-    assert (clf.filters, clf.norm) == ("class means", "window")  # as the paradigm has it
+    assert (clf.filters, clf.norm) == ("random", "window")
     assert len(read_results(out / "results.csv")) == 2
     code, _, err = call(capfd, sjepa_finetune, "--out", out)
     assert code == 2 and "now say no-pre-training-full-pre-local" in err

@@ -14,7 +14,7 @@ from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.contextual_encoder import Attention, take_channels
 from sjepa_nb.diagnostics import lidar, looks_at
 from sjepa_nb.finetuning import SJEPAClassifier
-from sjepa_nb.heads import Downstream
+from sjepa_nb.heads import Downstream, fingerprint, frozen_features
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.model import SWITCHES, SJEPA, SJEPAConfig, masked_l1
 from sjepa_nb.montage import lee2019_montage
@@ -82,15 +82,6 @@ def test_classifiers_and_the_hubs_layout_leave_out_switches_too(tmp_path):
     hub = json.loads((tmp_path / "hub" / "config.json").read_text())["sjepa_nb"]
     for config in (json.loads(about["start"])["config"], json.loads(about["fitted"])["sizes"], hub):
         assert "depth" in config and not set(config) & set(SWITCHES)
-
-
-def test_the_first_weights_are_drawn_as_before():
-    "A switch takes no random number from what all models have."
-    usual = model_of().state_dict()
-    for switches in SET:
-        other = model_of(**switches).state_dict()
-        for name in usual.keys() & other.keys():
-            if name.startswith("local_encoder"): assert torch.equal(usual[name], other[name])
 
 
 # ---------------------------------------- alone
@@ -316,6 +307,17 @@ def test_the_contextual_head_says_what_the_model_does(switches):
     net = Downstream("contextual", 2, 280, 62, LEE, model).eval()
     with torch.no_grad():
         torch.testing.assert_close(net.features(x).flatten(1, 2), model.encode(x))
+
+
+def test_features_of_a_conditioned_encoder_are_not_those_of_a_plain_one():
+    "The weights are equal: what is remembered of one must not be given for the other."
+    told, plain = model_of(condition=True).eval(), model_of().eval()
+    told.load_state_dict(plain.state_dict())
+    nets = [Downstream("contextual", 2, 280, 62, LEE, model).eval() for model in (told, plain)]
+    assert fingerprint(nets[0]) != fingerprint(nets[1])
+    x, _ = batch()
+    one, other = (frozen_features(net, x) for net in nets)
+    assert (one - other).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("switches", EXTRA, ids=str)
