@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR [--only NAME …] [--steps N]
 
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
-of 1.2 s of simulated people 1 to 8; frozen tokens are asked of people 9 to 12. Rows are added to
-results/switches.csv; those already there are skipped. Several processes may share DIR.
+of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had; frozen
+tokens are asked of people 9 to 12. Rows are added to results/switches.csv; those already there are
+skipped. Several processes may share DIR.
 """
 import argparse
 import subprocess
@@ -19,6 +20,7 @@ from sjepa_nb.batches import montage_masks
 from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
 
 SEEDS = 0, 1, 2
+SAME = dict(batch_size=8)  # in all of them
 SWITCHES = {
     "base": {},
     "target signal": dict(target="signal"),
@@ -59,7 +61,7 @@ def ranks(work, run, change):
 
 def row_of(name, seed, args, probes):
     "One training, and what is written down of it."
-    change = SWITCHES[name] | dict(seed=seed)
+    change = SAME | SWITCHES[name] | dict(seed=seed)
     row, _, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
@@ -67,7 +69,7 @@ def row_of(name, seed, args, probes):
                 for k in ("target", "collapse", "registers", "condition")}
     return row | switches | ranks(args.work, run, change) | dict(
         choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
-        windows_seen=run.step * BASE["batch_size"], commit=commit(), command=command)
+        windows_seen=run.step * change["batch_size"], commit=commit(), command=command)
 
 
 def done():
