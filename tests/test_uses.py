@@ -5,6 +5,8 @@ import torch
 from scipy.signal import coherence as welch_coherence
 from torch import nn
 
+from sjepa_nb.contextual_encoder import Attention
+from sjepa_nb.likelihood import embedding_jacobian, jepa_score, log_volume, robust_z
 from sjepa_nb.missing_channel import (
     candidate_distances, dead, loose, misfit, on_montage, rank_of, spline_misfit, spline_weights,
     swap)
@@ -99,13 +101,41 @@ def test_a_model_on_another_montage_is_a_copy_with_the_learned_rows(model):
 
 
 @pytest.mark.parametrize("use", [
-    misfit, lambda m, x: candidate_distances(m, x[0], "C3", x[0]), visible_maps])
+    misfit, lambda m, x: candidate_distances(m, x[0], "C3", x[0]), jepa_score, visible_maps])
 def test_other_channels_than_the_models_are_refused(model, x, use):
     with pytest.raises(ValueError, match="12 channels.*on_montage"): use(model, x[:, :7])
 
 
 def test_rank_counts_the_candidates_that_fit_better():
     assert rank_of([[3., 1, 2], [0, 1, 2]], 2).tolist() == [1, 2]
+
+
+# ---------------------------------------- how likely a window is
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_the_jacobian_is_that_of_pytorchs_function_transforms(model, x, monkeypatch):
+    mine = embedding_jacobian(model, torch.from_numpy(x[0]))
+    monkeypatch.setattr(Attention, "fast", False)  # `torch.func` knows PyTorch's kernels
+    def embed(window): return model.encode(window[None])[0].mean(0)
+    theirs = torch.func.jacrev(embed)(torch.from_numpy(x[0])).detach()
+    torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-7)
+    sigma = torch.linalg.svdvals(theirs.flatten(1).double())
+    torch.testing.assert_close(log_volume(mine), sigma[:-1].log().sum(), atol=1e-2, rtol=0)
+
+
+def test_a_louder_window_is_less_likely_and_its_shape_as_likely(model, x):
+    lost = jepa_score(model, x[:1]) - jepa_score(model, 4 * x[:1])
+    torch.testing.assert_close(lost, torch.tensor([63 * np.log(4)]), atol=.1, rtol=0)
+    shapes = [jepa_score(model, k * x[:1], scale_free=True) for k in (1, 4)]
+    torch.testing.assert_close(*shapes, atol=.1, rtol=0)
+
+
+def test_robust_z_is_of_the_least_usual_channel_in_either_direction():
+    usual = np.exp([[0., 5], [1, 6], [2, 7], [9, 8], [1, 6]])  # medians 1, 6; MADs 1, 1
+    far = robust_z(np.exp([[1., 6], [2, 2], [4, 6]]), usual)
+    np.testing.assert_allclose(far, np.array([0, 4, 3]) / 1.4826)
+    with pytest.raises(ValueError, match="leave channels out that are flat"):
+        robust_z([[1., 0]], usual)
 
 
 # ---------------------------------------- attention
