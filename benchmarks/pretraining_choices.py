@@ -135,7 +135,7 @@ def given(name, probes):
 
 CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
               "radius", "crop")
-MODEL = "target_norm", "target", "collapse", "registers", "condition"
+MODEL = "target_norm", "target", "collapse", "registers", "condition", "norm_over"
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 

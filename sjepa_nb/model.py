@@ -34,6 +34,7 @@ from .montage import Montage, lee2019_montage
 from .positional_encoding import PositionalEncoding
 from .predictor import Predictor
 from .targets import FIXED, TARGETS, patches, target_width
+from .time_masking import as_places
 
 # %% ../nbs/16_model.ipynb #2e1c9a42
 TARGET_NORMS = "layer", "instance", "centred", "none"
@@ -59,6 +60,7 @@ def _check_switches(config):
     check_choice(WAYS, collapse=config.collapse)
     check_whole(0, registers=config.registers)
     check_kind(bool, condition=config.condition)
+    check_choice(("window", "token"), norm_over=config.norm_over)
     if config.registers > 1000:
         raise ValueError(f"registers are at most 1000, not {config.registers}")
     if config.target == "latent": return
@@ -88,13 +90,16 @@ class SJEPAConfig:
     collapse: str = "ema"
     registers: int = 0  # learned tokens that the encoders look at beside those of the channels
     condition: bool = False  # tell the encoders where the predictor asks, and what is visible
+    # what the local encoder's norm standardises over: the whole "window", or each "token", as
+    # masks in time need
+    norm_over: str = "window"
 
     def __post_init__(self):
         _check_sizes(self)
         _check_switches(self)
 
 # %% ../nbs/16_model.ipynb #25117f54
-_NAMES = "target", "collapse", "registers", "condition"
+_NAMES = "target", "collapse", "registers", "condition", "norm_over"
 SWITCHES = {f.name: f.default for f in fields(SJEPAConfig) if f.name in _NAMES}  # as in the paper
 
 @patch
@@ -138,7 +143,7 @@ class SJEPA(nn.Module):
         check_kind(SJEPAConfig, config=config)
         sizes = dict(width=config.width, heads=config.heads, hidden=config.hidden,
                      dropout=config.dropout)
-        self.local_encoder = LocalEncoder()
+        self.local_encoder = LocalEncoder(norm_over=config.norm_over)
         self.position = PositionalEncoding(self.montage)
         self.encoder = make_encoder(config)
         out = target_width(config.target) if config.target in FIXED else None
@@ -240,13 +245,14 @@ def hidden_targets(self: SJEPA,
 @patch
 def right_answers(self: SJEPA,
     x,  # (batch, channels, samples)
-    placed,  # (batch, channels, tokens, 64) tokens with their position
-    code,  # (channels, tokens, 64) the positions
+    placed,  # (batch, places, tokens, 64) tokens with their position
+    code,  # (places, tokens, 64) the positions
     masks: Masks,
 ):  # (targets, hidden tokens, numbers in a target)
     "The targets of the hidden channels, as the configuration has them."
     if self.config.target in FIXED:
-        parts, _ = take_channels(patches(x), masks.hidden, masks.example[masks.context])
+        parts = as_places(patches(x), masks)
+        parts, _ = take_channels(parts, masks.hidden, masks.example[masks.context])
         return FIXED[self.config.target](parts)
     if self.target_encoder is not None: placed, code = placed.detach(), code.detach()
     if not self.config.condition: return self.hidden_targets(placed, masks)
@@ -289,7 +295,7 @@ def added_to_loss(self: SJEPA,
     context,  # (contexts, visible tokens, 64)
     exists,  # (contexts, visible tokens) bool, or None
     masks: Masks,
-    n_tokens: int,  # tokens a channel
+    n_tokens: int,  # tokens of each column of the masks
 ):  # one number
     "What keeps tokens apart, where that is a term in the loss; in training alone."
     if self.config.collapse not in TERMS or not self.training: return 0.
@@ -309,14 +315,14 @@ def asked(self: SJEPA, code, masks) -> dict:
 @patch
 def forward(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz
-    masks: Masks,  # what is visible and what is asked for, over the channels of `x`
+    masks: Masks,  # what is visible and what is asked for, over the channels of `x`, or its tokens
     channels=None,  # (channels,) rows of the montage that `x` holds; all of it when None
 ) -> Output:
     "Predict the hidden channels from the visible ones."
     _check_masks(masks, len(x))
     tokens = self.local_encoder(x)                            # (batch, channels, tokens, 64)
     code = self.position(tokens.shape[2], channels)           # (channels, tokens, 64)
-    placed = tokens + code
+    placed, code = as_places(tokens + code, masks), as_places(code[None], masks)[0]
     seen, seen_exists = take_channels(placed, masks.visible, masks.example)
     context = self.encoder(seen, seen_exists, **self.asked(code, masks))  # (contexts, visible, 64)
     questions, exists = take_channels(code[None], masks.hidden, torch.zeros_like(masks.context))
@@ -324,7 +330,7 @@ def forward(self: SJEPA,
     predicted = self.predictor(questions, context[masks.context], exists, of_each)
     target = self.right_answers(x, placed, code, masks)       # (targets, hidden, 64)
     error = masked_l1(predicted, target, exists)
-    loss = error + self.added_to_loss(context, seen_exists, masks, tokens.shape[2])
+    loss = error + self.added_to_loss(context, seen_exists, masks, placed.shape[2])
     return Output(loss, predicted, target, exists, context, seen_exists, error)
 
 # %% ../nbs/16_model.ipynb #63dee578

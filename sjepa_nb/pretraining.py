@@ -36,7 +36,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm.auto import tqdm
 
 from sjepa_nb.batches import (
-    MASKS, batch_loader, cropped, default_workers, epoch_batches, montage_masks,
+    MASKS, batch_loader, check_mask, cropped, default_workers, epoch_batches, montage_masks,
 )
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
@@ -105,7 +105,9 @@ class TrainingConfig:
     # ("relative"), the loss alone ("loss", the paper's rule), or the probes ("probe")
     select: str = "relative"
     probe_steps: int = 1000  # least number of steps between two looks at the probes
-    mask: str = "sphere"  # how channels are hidden: "sphere", or "fixed budget"
+    # what is hidden: "sphere" or "fixed budget" (channels); "time", "future", "blocks" or "regions"
+    # (seconds, too: with norm_over="token")
+    mask: str = "sphere"
     radius: float = .6  # of the masks, in head radii
     crop: int | None = None  # samples cut from each window, beginning anywhere; all when None
     seed: int = 0
@@ -205,7 +207,7 @@ def validate(
 ) -> dict:  # loss, and what `judge` says
     "Loss over `rows` with masks that are the same every time, and the signs of collapse."
     model.eval()
-    maskers = montage_masks(store, model.montage, config.mask, config.radius)
+    maskers = montage_masks(store, model.montage, config.mask, config.radius, config.crop)
     batches = epoch_batches(store.index["montage"], rows, config.batch_size)
     numbers = world.part(range(len(batches))) if world else range(len(batches))
     loader = batch_loader(store, [batches[i] for i in numbers], device, workers)
@@ -424,6 +426,7 @@ class Pretraining:
         check_kind(TrainingConfig, config=config)
         check_kind(SJEPAConfig, model_config=model_config)
         _check_run(store, split, config, probes)
+        check_mask(config.mask, model_config.norm_over, config.crop or store.length)
         self.store, self.split, self.folder, self.config = store, split, Path(folder), config
         self.probes, self.probed, self.trace = list(probes), -math.inf, trace
         self.step, self.best, self.best_epoch = 0, math.inf, -1
@@ -449,7 +452,8 @@ def _make_model(self: Pretraining, model_config):
     keep_memory()
     torch.manual_seed(config.seed)
     self.model = self.network(self.store.montage, model_config)
-    self.maskers = montage_masks(self.store, self.model.montage, config.mask, config.radius)
+    self.maskers = montage_masks(
+        self.store, self.model.montage, config.mask, config.radius, config.crop)
     self.precision = set_precision(self.model, config.precision, self.device)
     self.model.to(self.device)
     self.optimiser = make_optimiser(self.model, config)

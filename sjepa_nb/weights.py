@@ -139,11 +139,14 @@ def _check_tensors(found, ours, theirs):
 # %% ../nbs/23_weights.ipynb #8301a856
 def to_braindecode(model: SJEPA | Downstream) -> dict:
     """The weights under braindecode's names; the mask token and the target encoder stay behind.
-    Raises `ValueError` for a frozen norm and for extra tokens."""
+    Raises `ValueError` for another norm and for extra tokens."""
     check_kind(SJEPA | Downstream, model=model)
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
         raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
                          "would be another one there")
+    if model.local_encoder.norm_over == "token":
+        raise ValueError('braindecode normalises over each window: with norm_over="token" the local '
+                         "encoder would be another one there")
     extras = {k: v for k, v in extras_of(getattr(model, "encoder", None)).items() if v}
     if extras:
         said = ", ".join(f"{k}={v}" for k, v in extras.items())

@@ -26,6 +26,7 @@ from sjepa_nb.weights import save_pretrained, to_braindecode
 
 LEE = lee2019_montage()
 VALUES = dict(target=("signal", "features"), registers=(3,), condition=(True,),
+              norm_over=("token",),
               collapse=("variance-covariance", "sigreg", "nothing"))
 SET = [{name: value} for name, values in VALUES.items() for value in values]
 PAIRS = [a | b for a, b in combinations(SET, 2) if a.keys() != b.keys()]
