@@ -4,8 +4,8 @@
 
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
 of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
-4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to results/switches.csv; those already there are
-skipped. Several processes may share DIR.
+4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
+results/switches.csv; those already there are skipped. Several processes may share DIR.
 """
 import argparse
 import subprocess

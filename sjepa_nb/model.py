@@ -90,8 +90,7 @@ class SJEPAConfig:
     collapse: str = "ema"
     registers: int = 0  # learned tokens that the encoders look at beside those of the channels
     condition: bool = False  # tell the encoders where the predictor asks, and what is visible
-    # what the local encoder's norm standardises over: the whole "window", or each "token", as
-    # masks in time need
+    # the local encoder's norm is over the whole "window", or over each "token" (masks in time)
     norm_over: str = "window"
 
     def __post_init__(self):
