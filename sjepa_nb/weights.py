@@ -167,7 +167,7 @@ def _check_norm(model):
     if any(isinstance(m, FrozenNorm) for m in model.modules()):
         raise ValueError(normalises + 'a classifier with norm="frozen" would be another one there')
     if model.local_encoder.norm_over == "token":
-        raise ValueError(normalises + 'an encoder with norm_over="token" would be another one there')
+        raise ValueError(normalises + 'one with norm_over="token" would be another one there')
 
 # %% ../nbs/23_weights.ipynb #7e2774d7
 def read_tensors(

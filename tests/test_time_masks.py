@@ -245,5 +245,5 @@ def test_features_of_two_norms_are_not_mistaken_for_each_other():
 
 def test_braindecode_has_the_windows_norm_alone():
     for refused in (model_of(), Downstream("pre-local", 2, 536, 62, LEE, model_of())):
-        with pytest.raises(ValueError, match="over each window: an encoder with norm_over"):
+        with pytest.raises(ValueError, match="over each window: one with norm_over"):
             to_braindecode(refused)
