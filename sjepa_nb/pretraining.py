@@ -36,7 +36,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm.auto import tqdm
 
 from sjepa_nb.batches import (
-    MASKS, batch_loader, check_mask, cropped, default_workers, epoch_batches, montage_masks,
+    MASKS, ScatteredFirst, batch_loader, check_mask, cropped, default_workers, epoch_batches,
+    montage_masks,
 )
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
@@ -105,10 +106,11 @@ class TrainingConfig:
     # ("relative"), the loss alone ("loss", the paper's rule), or the probes ("probe")
     select: str = "relative"
     probe_steps: int = 1000  # least number of steps between two looks at the probes
-    # what is hidden: "sphere" or "fixed budget" (channels); "time", "future", "blocks" or "regions"
-    # (seconds, too: with norm_over="token")
+    # what is hidden: channels ("sphere", "scattered", "fixed budget"), or seconds, too ("time",
+    # "future", "blocks", "regions"; with norm_over="token")
     mask: str = "sphere"
     radius: float = .6  # of the masks, in head radii
+    mask_schedule: str = "constant"  # or "scattered first": from scattered channels to the mask
     crop: int | None = None  # samples cut from each window, beginning anywhere; all when None
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or what the machine is fast at
@@ -118,6 +120,7 @@ class TrainingConfig:
         for name in ("betas", "momentum"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         check_choice(MASKS, mask=self.mask)
+        check_choice(("constant", "scattered first"), mask_schedule=self.mask_schedule)
         check_choice(("auto", "float32", "bfloat16"), precision=self.precision)
         check_choice(SELECT, select=self.select)
         _check_numbers(self)
@@ -454,12 +457,21 @@ def _make_model(self: Pretraining, model_config):
     self.model = self.network(self.store.montage, model_config)
     self.maskers = montage_masks(
         self.store, self.model.montage, config.mask, config.radius, config.crop)
+    if config.mask_schedule == "scattered first": self._scatter_first()
     self.precision = set_precision(self.model, config.precision, self.device)
     self.model.to(self.device)
     self.optimiser = make_optimiser(self.model, config)
     self.trained = self.model
     if self.world.size > 1:
         self.trained = DistributedDataParallel(self.model, broadcast_buffers=False)
+
+# %% ../nbs/19_pretraining.ipynb #b7a00007
+@patch
+def _scatter_first(self: Pretraining):
+    "Let the masks begin with scattered channels."
+    found = zip(self.maskers, self.store.montages)
+    self.maskers = [(ScatteredFirst(draw, montage, self.config.radius), channels)
+                    for (draw, channels), montage in found]
 
 # %% ../nbs/19_pretraining.ipynb #903eb237
 def _is_false_start(folder):
@@ -558,6 +570,7 @@ def _restore(self: Pretraining, state):
     then = json.loads(state["told"])
     then["data"].setdefault("network", "SJEPA")  # older checkpoints do not say
     then["model"] = SWITCHES | then["model"]
+    then["training"].setdefault("mask_schedule", "constant")
     if self.config.precision == "auto":  # what it began with, on this machine too
         self.precision = set_precision(self.model, then["training"]["precision"], self.device)
     differs = _differences(then, self._told())
@@ -614,7 +627,9 @@ def _begin_epoch(self: Pretraining) -> tuple:  # bar over the batches that are l
 @patch
 def _masks(self: Pretraining, draw, n) -> tuple:  # masks, share
     "Masks of this process's part of a batch; its share of hidden tokens, times the processes."
-    masks = draw(n, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
+    generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+    if self.config.mask_schedule == "constant": masks = draw(n, generator)
+    else: masks = draw.at(n, generator, self.step / self.steps)
     if self.world.size == 1: return masks, 1.
     examples = self.world.part(torch.arange(n))
     if not len(examples): return masks.subset(torch.zeros(1, dtype=torch.long)), 0.

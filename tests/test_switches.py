@@ -288,6 +288,7 @@ def test_a_checkpoint_of_an_older_version_is_one_without_switches(store, tmp_pat
     state = torch.load(path, weights_only=True)
     told = json.loads(state["told"])
     for name in SWITCHES: del told["model"][name]
+    del told["training"]["mask_schedule"]
     torch.save(state | dict(told=json.dumps(told)), path)
     quiet = dict(resume=True, progress=False, workers=0)
     again = Pretraining(store, split, tmp_path, FEW, small(), **quiet)

@@ -160,26 +160,44 @@ def store(tmp_path_factory):
     return build_store(path, sources, length=280, interval=2.5, progress=False)
 
 
-def begin(store, folder, kind, **settings):
-    config = TrainingConfig(epochs=1, batch_size=8, precision="float32", mask=kind)
+def begin(store, folder, kind, schedule="constant", **settings):
+    config = TrainingConfig(epochs=1, batch_size=8, precision="float32", mask=kind,
+                            mask_schedule=schedule)
     return Pretraining(store, split_by_subject(store.index, valid=[2]), folder, config,
                        small(**settings.pop("switches", {})), progress=False, workers=0, **settings)
 
 
-@each_kind
-def test_a_stopped_training_goes_on_as_one_that_was_not(kind, store, tmp_path):
-    whole = begin(store, tmp_path / "whole", kind).run()
-    stopped = begin(store, tmp_path / "stopped", kind)
+@pytest.mark.parametrize("kind, schedule", [
+    *((kind, "constant") for kind in TOKEN_MASKS), ("sphere", "scattered first"),
+    ("fixed budget", "scattered first"), ("regions", "scattered first")])
+def test_a_stopped_training_goes_on_as_one_that_was_not(kind, schedule, store, tmp_path):
+    whole = begin(store, tmp_path / "whole", kind, schedule).run()
+    stopped = begin(store, tmp_path / "stopped", kind, schedule)
     stopped._epoch({"by": "stop"})
     stopped._save()
     stopped.lock.release()
     assert stopped.step == 1
-    again = begin(store, tmp_path / "stopped", kind, resume=True).run()
+    again = begin(store, tmp_path / "stopped", kind, schedule, resume=True).run()
     one, other = whole.state_dict(), again.state_dict()
     assert again.config.norm_over == "token" and all(torch.equal(one[k], other[k]) for k in one)
     row = pd.read_csv(tmp_path / "whole" / "epochs.csv").iloc[-1]
     assert 0 < row.spread and row.loss < row.trivial * 3 and row["rank"] > 1
     assert row.bands == row.bands
+
+
+def test_a_training_begins_with_scattered_channels_and_ends_with_patches(store, tmp_path):
+    run = begin(store, tmp_path, "sphere", "scattered first")
+    (draw, _), = run.maskers
+    meant = {tuple(row) for row in draw.draw.table.tolist()}
+    def patches(step):
+        run.step = step
+        return tuple(run._masks(draw, 8)[0].hidden[0].tolist()) in meant
+    run.steps = 1000
+    early = [patches(step) for step in range(100)]
+    late = [patches(step) for step in range(900, 1000)]
+    assert sum(early) < 20 and sum(late) > 80
+    assert all(run._masks(draw, 8)[0].hidden.sum(1) < 15)
+    run.lock.release()
 
 
 def test_a_norm_that_would_tell_is_refused_before_the_run(store, tmp_path):
