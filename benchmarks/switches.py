@@ -41,6 +41,8 @@ SWITCHES = {
     "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
     "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
     "registers 4, condition": dict(registers=4, condition=True),
+    "scattered": dict(mask="scattered"),
+    "scattered first": dict(mask_schedule="scattered first"),
     "4 s": LONG,
     "4 s, norm over token": LONG | dict(norm_over="token"),
     "4 s, time": LONG | dict(mask="time", norm_over="token"),
