@@ -64,7 +64,7 @@ WAYS = "ema", *TERMS, "nothing"  # to hold a collapse off
 
 def held_apart(
     way: str,  # one of `WAYS`
-    tokens,  # (n, width) of contexts
+    tokens,  # (n, width)
     place,  # (n,) number of the place and second of each
 ):  # one number
     "What is added to the loss so that tokens of one place differ from window to window."

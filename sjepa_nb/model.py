@@ -240,6 +240,14 @@ def hidden_targets(self: SJEPA,
             return self.mean_target(self._layers_at_hidden(tokens, masks.hidden, **extra))
     return take_channels(self.targets(tokens, **extra), masks.hidden, example)[0]
 
+# %% ../nbs/16_model.ipynb #c01a0001
+@patch
+def _told_what_is_shown(self: SJEPA, code, masks) -> tuple:  # masks, the teacher's extra tokens
+    "What a conditioned teacher is told, and masks for a row of its own for each context."
+    if not self.config.condition: return masks, {}
+    rows = torch.arange(len(masks.visible), device=code.device)
+    return replace(masks, example=rows), dict(extra=pooled_position(code, masks.visible))
+
 # %% ../nbs/16_model.ipynb #b9f19c16
 @patch
 def right_answers(self: SJEPA,
@@ -247,17 +255,19 @@ def right_answers(self: SJEPA,
     placed,  # (batch, places, tokens, 64) tokens with their position
     code,  # (places, tokens, 64) the positions
     masks: Masks,
-):  # (targets, hidden tokens, numbers in a target)
+):  # (targets, hidden tokens, numbers in a target); the targets of all tokens, if a term wants them
     "The targets of the hidden channels, as the configuration has them."
     if self.config.target in FIXED:
         parts = as_places(patches(x), masks)
         parts, _ = take_channels(parts, masks.hidden, masks.example[masks.context])
-        return FIXED[self.config.target](parts)
+        return FIXED[self.config.target](parts), None
     if self.target_encoder is not None: placed, code = placed.detach(), code.detach()
-    if not self.config.condition: return self.hidden_targets(placed, masks)
-    rows = torch.arange(len(masks.visible), device=x.device)  # one a context: each shows others
-    each, shown = replace(masks, example=rows), pooled_position(code, masks.visible)
-    return self.hidden_targets(placed[masks.example], each, extra=shown)
+    each, extra = self._told_what_is_shown(code, masks)
+    if each is not masks: placed = placed[masks.example]
+    if self.config.collapse not in TERMS: return self.hidden_targets(placed, each, **extra), None
+    everything = self.targets(placed, **extra)
+    asked, _ = take_channels(everything, each.hidden, each.example[each.context])
+    return asked, everything
 
 # %% ../nbs/16_model.ipynb #29dd7eaf
 def masked_l1(
@@ -291,17 +301,23 @@ def _check_masks(masks, n):
 # %% ../nbs/16_model.ipynb #d677280a
 @patch
 def added_to_loss(self: SJEPA,
-    context,  # (contexts, visible tokens, 64)
-    exists,  # (contexts, visible tokens) bool, or None
-    masks: Masks,
-    n_tokens: int,  # tokens of each column of the masks
+    tokens,  # (rows, tokens, 64)
+    exists,  # (rows, tokens) bool, or None
+    chosen,  # (rows, places) bool: whose tokens these are
+    n_tokens: int,  # tokens a place
 ):  # one number
     "What keeps tokens apart, where that is a term in the loss; in training alone."
     if self.config.collapse not in TERMS or not self.training: return 0.
-    tokens = context.flatten(0, 1) if exists is None else context[exists]
-    channels = torch.arange(masks.visible.shape[1], device=tokens.device)
-    place = token_places(masks.visible, channels, n_tokens)
-    return held_apart(self.config.collapse, tokens, place)
+    tokens = tokens.flatten(0, 1) if exists is None else tokens[exists]
+    places = torch.arange(chosen.shape[1], device=tokens.device)
+    return held_apart(self.config.collapse, tokens, token_places(chosen, places, n_tokens))
+
+@patch
+def _apart(self: SJEPA, everything, context, exists, masks, n_tokens):
+    "The term for what is predicted: the targets of all tokens, or the context if they are fixed."
+    if everything is None: return self.added_to_loss(context, exists, masks.visible, n_tokens)
+    all_of_them = torch.ones(everything.shape[:2], dtype=torch.bool, device=everything.device)
+    return self.added_to_loss(everything.flatten(1, 2), None, all_of_them, n_tokens)
 
 # %% ../nbs/16_model.ipynb #6ca8fe38
 @patch
@@ -327,9 +343,9 @@ def forward(self: SJEPA,
     questions, exists = take_channels(code[None], masks.hidden, torch.zeros_like(masks.context))
     of_each = None if seen_exists is None else seen_exists[masks.context]
     predicted = self.predictor(questions, context[masks.context], exists, of_each)
-    target = self.right_answers(x, placed, code, masks)       # (targets, hidden, 64)
+    target, everything = self.right_answers(x, placed, code, masks)  # (targets, hidden, 64)
     error = masked_l1(predicted, target, exists)
-    loss = error + self.added_to_loss(context, seen_exists, masks, placed.shape[2])
+    loss = error + self._apart(everything, context, seen_exists, masks, placed.shape[2])
     return Output(loss, predicted, target, exists, context, seen_exists, error)
 
 # %% ../nbs/16_model.ipynb #63dee578

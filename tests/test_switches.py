@@ -142,7 +142,7 @@ def test_conditioned_batches_are_their_examples(kind):
     mean = (torch.stack(alone) * count).sum() / count.sum()
     torch.testing.assert_close(together.loss, mean, atol=1e-5, rtol=0)
     moved = SphereMask(LEE, .3)(len(x), torch.Generator().manual_seed(5))
-    told = model.right_answers(x, model.local_encoder(x), model.position(2), moved)
+    told, _ = model.right_answers(x, model.local_encoder(x), model.position(2), moved)
     untold = model.hidden_targets(model.local_encoder(x), moved)
     assert (told - untold).abs().max() > 1e-4
 
@@ -174,6 +174,20 @@ def test_a_term_is_in_the_loss_in_training_alone(way):
     assert out.loss > out.error + .01
     out = model.eval()(x, masks)
     assert out.loss == out.error
+
+
+@pytest.mark.parametrize("target", ["latent", "signal"])
+@pytest.mark.parametrize("way", TERMS)
+def test_a_term_looks_at_what_is_predicted(way, target):
+    "Not at the context, whose last norm could blow up what targets lack; unless they are fixed."
+    model, (x, masks) = model_of(collapse=way, target=target).train(), batch()
+    terms = []
+    for gain in (1., .1):
+        torch.nn.init.constant_(model.encoder.norm.weight, gain)
+        torch.manual_seed(1)   # SIGReg's directions
+        out = model(x, masks)
+        terms.append(out.loss - out.error)
+    assert (abs(terms[0] - terms[1]) < 1e-6) == (target == "latent")
 
 
 @pytest.mark.parametrize("way", [*TERMS, "nothing"])
