@@ -135,7 +135,8 @@ def given(name, probes):
 
 CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
               "radius", "crop", "mask_schedule")
-MODEL = "target_norm", "target", "collapse", "registers", "condition", "norm_over"
+MODEL = ("target_norm", "target", "collapse", "registers", "condition", "norm_over",
+         "position")
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 

@@ -41,6 +41,7 @@ SWITCHES = {
     "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
     "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
     "registers 4, condition": dict(registers=4, condition=True),
+    "position gradient": dict(position="gradient"),
     "scattered": dict(mask="scattered"),
     "scattered first": dict(mask_schedule="scattered first"),
     "4 s": LONG,
@@ -75,7 +76,7 @@ def row_of(name, seed, args, probes):
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
     switches = {k: getattr(run.model.config, k)
-                for k in ("target", "collapse", "registers", "condition", "norm_over")}
+                for k in ("target", "collapse", "registers", "condition", "norm_over", "position")}
     return row | switches | ranks(args.work, run, change) | dict(
         choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)

@@ -21,7 +21,7 @@ from .files import digest
 from .local_encoder import LocalEncoder, n_tokens
 from .model import SJEPA, SJEPAConfig
 from .montage import Montage
-from .positional_encoding import PositionalEncoding, spatial_code
+from .positional_encoding import PositionalEncoding
 
 # %% ../nbs/20_heads.ipynb #c48a6710
 class SpatialAggregation(nn.Module):
@@ -79,9 +79,9 @@ def place_channels(
     places = zip(montage.names, montage.positions)
     learned = [n for n, place in places if _is_near(n, place, seen)]
     computed = [n for n in montage.names if n not in learned]
-    rows = spatial_code(montage.positions, float(pretrained.scale), width).to(pretrained.spatial)
+    rows = pretrained.rows_at(montage.positions)
     if learned: rows[montage.index(learned)] = pretrained.spatial.detach()[seen.index(learned)]
-    position = PositionalEncoding(montage, width, pretrained.n_temporal)
+    position = PositionalEncoding(montage, width, pretrained.n_temporal, pretrained.kind)
     position.spatial.data, position.scale = rows, pretrained.scale.clone()
     return Placed(position, tuple(learned), tuple(computed))
 

@@ -31,7 +31,7 @@ from sjepa_nb.files import (
 from .local_encoder import LocalEncoder
 from .masking import Masks
 from .montage import Montage, lee2019_montage
-from .positional_encoding import PositionalEncoding
+from .positional_encoding import POSITIONS, PositionalEncoding
 from .predictor import Predictor
 from .targets import FIXED, TARGETS, patches, target_width
 from .time_masking import as_places
@@ -61,6 +61,7 @@ def _check_switches(config):
     check_whole(0, registers=config.registers)
     check_kind(bool, condition=config.condition)
     check_choice(("window", "token"), norm_over=config.norm_over)
+    check_choice(POSITIONS, position=config.position)
     if config.registers > 1000:
         raise ValueError(f"registers are at most 1000, not {config.registers}")
     if config.target == "latent": return
@@ -83,22 +84,21 @@ class SJEPAConfig:
     dropout: float = 0.  # the paper's transformers have 0.1, which rules the fast attention out
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
-    # what is predicted: what the target encoder says ("latent"), the "signal", or "features" of it
-    target: str = "latent"
+    target: str = "latent"  # what is predicted: what an encoder says, "signal", or "features"
     # what keeps tokens from becoming alike: a slow teacher ("ema"), a term in the loss instead
     # ("variance-covariance" or "sigreg"), or "nothing"
     collapse: str = "ema"
     registers: int = 0  # learned tokens that the encoders look at beside those of the channels
     condition: bool = False  # tell the encoders where the predictor asks, and what is visible
-    # the local encoder's norm is over the whole "window", or over each "token" (masks in time)
-    norm_over: str = "window"
+    norm_over: str = "window"  # what the local norm is over: the "window", or each "token"
+    position: str = "coordinates"  # what its rows start from, or the "gradient" of coherence
 
     def __post_init__(self):
         _check_sizes(self)
         _check_switches(self)
 
 # %% ../nbs/16_model.ipynb #25117f54
-_NAMES = "target", "collapse", "registers", "condition", "norm_over"
+_NAMES = "target", "collapse", "registers", "condition", "norm_over", "position"
 SWITCHES = {f.name: f.default for f in fields(SJEPAConfig) if f.name in _NAMES}  # as in the paper
 
 @patch
@@ -143,7 +143,7 @@ class SJEPA(nn.Module):
         sizes = dict(width=config.width, heads=config.heads, hidden=config.hidden,
                      dropout=config.dropout)
         self.local_encoder = LocalEncoder(norm_over=config.norm_over)
-        self.position = PositionalEncoding(self.montage)
+        self.position = PositionalEncoding(self.montage, kind=config.position)
         self.encoder = make_encoder(config)
         out = target_width(config.target) if config.target in FIXED else None
         self.predictor = Predictor(depth=config.predictor_depth, out=out, **sizes)

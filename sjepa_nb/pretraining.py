@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', 'momentum', 'make_optimiser',
            'train_step', 'validate', 'CsvLog', 'save_checkpoint', 'load_checkpoint', 'watch_signals', 'World',
-           'keep_memory', 'memory_gb', 'Pretraining', 'read_epochs', 'plot_pretraining']
+           'keep_memory', 'memory_gb', 'Pretraining', 'coherence_of', 'read_epochs', 'plot_pretraining']
 
 # %% ../nbs/19_pretraining.ipynb #032f7eca
 import ctypes
@@ -44,6 +44,8 @@ from .diagnostics import TrainingError, check_collapse, judge, random_share, sam
 from .files import check_choice, check_kind, lock_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .model import SWITCHES, SJEPA, SJEPAConfig
+from .montage import Montage
+from .positional_encoding import coherence, gradient_coordinates
 from .store import WindowStore
 
 # %% ../nbs/19_pretraining.ipynb #68faad3c
@@ -447,6 +449,24 @@ class Pretraining:
         "Epochs completed."
         return self.step // self.batches_per_epoch
 
+# %% ../nbs/19_pretraining.ipynb #90510011
+def coherence_of(
+    store: WindowStore,
+    rows,  # of the store
+    montage: Montage,  # all channels
+    most: int = 500,  # windows of each cap
+) -> np.ndarray:  # (channels, channels); NaN for two that were never recorded together
+    "How coherent the channels of a store are; two that several caps share have their mean."
+    which, rows = store.index["montage"].to_numpy(), np.asarray(rows)
+    total, caps = np.zeros((2, len(montage), len(montage)))
+    for number, cap in enumerate(store.montages):
+        mine = rows[which[rows] == number]
+        if not len(mine): continue
+        x = store.read(mine[::-(-len(mine) // most)])
+        at = np.ix_(montage.index(cap.names), montage.index(cap.names))
+        total[at], caps[at] = total[at] + coherence(x), caps[at] + 1
+    return np.where(caps, total / np.maximum(caps, 1), np.nan)
+
 # %% ../nbs/19_pretraining.ipynb #bfc1ff3a
 @patch
 def _make_model(self: Pretraining, model_config):
@@ -455,6 +475,9 @@ def _make_model(self: Pretraining, model_config):
     keep_memory()
     torch.manual_seed(config.seed)
     self.model = self.network(self.store.montage, model_config)
+    if model_config.position == "gradient":
+        seen = coherence_of(self.store, self.split["train"], self.store.montage)
+        self.model.position.start_from(gradient_coordinates(seen))
     self.maskers = montage_masks(
         self.store, self.model.montage, config.mask, config.radius, config.crop)
     if config.mask_schedule == "scattered first": self._scatter_first()
