@@ -6,7 +6,10 @@ from scipy.signal import coherence as welch_coherence
 from torch import nn
 
 from sjepa_nb.contextual_encoder import Attention
+from sjepa_nb.corruption import (
+    KINDS, average_reference, corrupt, interpolate, target_tokens)
 from sjepa_nb.likelihood import embedding_jacobian, jepa_score, log_volume, robust_z
+from sjepa_nb.masking import Masks
 from sjepa_nb.missing_channel import (
     candidate_distances, dead, loose, misfit, on_montage, rank_of, spline_misfit, spline_weights,
     swap)
@@ -102,7 +105,8 @@ def test_a_model_on_another_montage_is_a_copy_with_the_learned_rows(model):
 
 
 @pytest.mark.parametrize("use", [
-    misfit, lambda m, x: candidate_distances(m, x[0], "C3", x[0]), jepa_score, visible_maps])
+    misfit, lambda m, x: candidate_distances(m, x[0], "C3", x[0]), jepa_score, target_tokens,
+    visible_maps])
 def test_other_channels_than_the_models_are_refused(model, x, use):
     with pytest.raises(ValueError, match="12 channels.*on_montage"): use(model, x[:, :7])
 
@@ -137,6 +141,54 @@ def test_robust_z_is_of_the_least_usual_channel_in_either_direction():
     np.testing.assert_allclose(far, np.array([0, 4, 3]) / 1.4826)
     with pytest.raises(ValueError, match="leave channels out that are flat"):
         robust_z([[1., 0]], usual)
+
+
+# ---------------------------------------- corrupted channels
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_corruption_is_of_the_channels_named_and_leaves_the_original(x, kind):
+    before, bads = x.copy(), [2, 5, 7]
+    spoilt = corrupt(x, kind, bads, np.random.default_rng(3))
+    assert set(np.flatnonzero((spoilt != x).any((0, 2)))) == set(bads) and (x == before).all()
+    if kind == "dropped": assert not spoilt[:, bads].any()
+    if kind == "swapped":
+        np.testing.assert_equal(np.sort(spoilt[:, bads], 1), np.sort(x[:, bads], 1))
+    if kind == "noisy":
+        ratio = (spoilt - x)[:, bads].std(-1) / x[:, bads].std(-1)
+        assert abs(ratio - 3).max() < .5
+
+
+def test_no_channel_at_fault_changes_nothing(x):
+    for kind in KINDS: assert (corrupt(x, kind, [], np.random.default_rng(0)) == x).all()
+    np.testing.assert_allclose(interpolate(x, [], named_montage(NAMES)), x, atol=1e-5)
+
+
+def test_interpolated_channels_are_those_of_spline_weights(x):
+    montage = named_montage(NAMES)
+    mended = interpolate(x, [4], montage)
+    np.testing.assert_allclose(mended[:, 4], spline_weights(montage, "C3") @ x, atol=1e-4)
+    assert (np.delete(mended, 4, 1) == np.delete(x, 4, 1)).all()
+
+
+def test_the_reference_is_the_mean_of_the_good_channels(x):
+    found = average_reference(x, [4, 7])
+    np.testing.assert_allclose(np.delete(found, [4, 7], 1).mean(1), 0, atol=1e-5)
+    assert (found[:, [4, 7]] == x[:, [4, 7]]).all()
+    np.testing.assert_allclose(average_reference(x), x - x.mean(1, keepdims=True), atol=1e-5)
+
+
+def test_tokens_of_missing_channels_are_predicted_from_the_others_alone(model, x):
+    bads, good = [4, 7], np.delete(np.arange(12), [4, 7])
+    found, other = target_tokens(model, x, bads), np.array(x)
+    other[:, bads] = np.nan                                    # whatever was there
+    torch.testing.assert_close(target_tokens(model, other, bads), found)
+    part = on_montage(model, model.montage.select([NAMES[i] for i in good]))
+    torch.testing.assert_close(found[:, good], target_tokens(part, x[:, good]))
+    visible = torch.zeros(1, 12, dtype=torch.bool)
+    visible[:, good], zero = True, torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        told = model(torch.from_numpy(x[:1]), Masks(visible, zero, ~visible, zero)).predicted
+    torch.testing.assert_close(found[:1, bads].flatten(1, 2), told)
 
 
 # ---------------------------------------- attention
