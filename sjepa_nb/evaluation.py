@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'NO_PRETRAINING', 'STRATEGIES', 'VERSION', 'BLANK', 'RESULTS', 'default_metric', 'check_metric', 'score_of',
            'chance_of', 'Task', 'simulated_tasks', 'Pipeline', 'ways', 'suited', 'sjepa_pipelines', 'band',
-           'independent', 'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate',
+           'Independent', 'as_epochs', 'Whole', 'EEGNetClassifier', 'baselines', 'fewer', 'cross_validate',
            'read_results', 'check_name', 'evaluate', 'subject_scores', 'paired_interval', 'summarise', 'compare',
            'rank_pipelines', 'pipeline_colours', 'plot_ranking', 'short_name', 'plot_scores', 'plot_groups', 'to_moabb']
 
@@ -29,7 +29,7 @@ import pandas as pd
 from filelock import FileLock
 from joblib import Parallel, delayed
 from scipy.stats import permutation_test
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -236,19 +236,22 @@ def _imagery_baselines():
     }
 
 # %% ../nbs/22_evaluation.ipynb #02c8eca8
-def independent(X):
-    """Trials without the channel that an average reference makes of the others: xDAWN inverts
-    a covariance."""
-    X = np.asarray(X)
-    referenced = np.abs(X.sum(1)).max() < 1e-3 * X.std() * X.shape[1]
-    return X[:, :-1] if referenced else X
+class Independent(BaseEstimator, TransformerMixin):
+    """Trials without the channel that an average reference makes of the others: xDAWN inverts a
+    covariance. The training trials decide, for all."""
+    def fit(self, X, y=None):
+        X = np.asarray(X)
+        self.referenced_ = bool(np.abs(X.sum(1)).max() < 1e-3 * X.std() * X.shape[1])
+        return self
+
+    def transform(self, X): return np.asarray(X)[:, :-1] if self.referenced_ else np.asarray(X)
 
 # %% ../nbs/22_evaluation.ipynb #febf78a4
 def _erp_baselines():
     from pyriemann.estimation import XdawnCovariances
     from pyriemann.tangentspace import TangentSpace
     xdawn = XdawnCovariances(4, estimator="oas")
-    steps = FunctionTransformer(independent), xdawn, TangentSpace(), StandardScaler()
+    steps = Independent(), xdawn, TangentSpace(), StandardScaler()
     return {"xDAWN + Riemann": make_pipeline(*steps, LogisticRegression(C=.1, max_iter=2000))}
 
 # %% ../nbs/22_evaluation.ipynb #6b93b248

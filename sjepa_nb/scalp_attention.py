@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from .extra_tokens import extras_of
 from .missing_channel import as_windows
 from .model import SJEPA
 
@@ -27,7 +28,11 @@ def attention_weights(
 
 # %% ../nbs/28_scalp_attention.ipynb #818a131c
 def encoder_attention(encoder, x):
-    "Weights `(layers, batch, heads, tokens, tokens)` of placed tokens `(batch, tokens, width)`."
+    """Weights `(layers, batch, heads, tokens, tokens)` of placed tokens `(batch, tokens, width)`.
+    Raises `ValueError` for an encoder with extra tokens."""
+    if extras_of(encoder):
+        raise ValueError("maps are of channels, and this encoder looks at tokens of none, too: "
+                         f"{extras_of(encoder)}")
     found = []
     for layer in encoder.layers:
         found.append(attention_weights(layer.self_attn, x))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from commands import Command
 from sjepa_nb import evaluation, runs
@@ -525,3 +525,14 @@ def test_other_channels_rate_and_unit(real_data, tmp_path):
     assert (table.error == "").all() and set(table.channels) == {8}
     assert {"CCA", "tangent space + LR"} < set(table.pipeline)
     assert table[table.pipeline == "CCA"].score.mean() > .6
+
+
+def test_xdawn_takes_trials_that_are_referenced_otherwise_than_those_it_learned_from():
+    "The training trials decide whether a channel is left out, not each batch by itself."
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 8, 152)), np.arange(60) % 2
+    X[y == 1, 0] += 1.
+    referenced = X - X.mean(1, keepdims=True)
+    for train, test in ((X, referenced), (referenced, X)):
+        xdawn, = baselines("ERP", np.unique(y), eegnet=False)
+        assert clone(xdawn.estimator).fit(train, y).predict(test).shape == (60,)

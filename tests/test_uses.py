@@ -234,6 +234,12 @@ def test_maps_are_of_channels_and_sum_to_one(model, x):
     assert by_channel(weights, 2).tolist() == [[5, 9], [21, 25]]
 
 
+def test_maps_of_encoders_with_extra_tokens_are_refused():
+    model = SJEPA(config=SJEPAConfig.preset("2/8/64", registers=2)).eval()
+    with pytest.raises(ValueError, match="looks at tokens of none, too: {'registers': 2"):
+        visible_maps(model, torch.randn(1, 62, 152))
+
+
 def test_coherence_is_scipys(x):
     a, b = x[:, 0].ravel(), (x[:, 0] + x[:, 1]).ravel()
     both = np.stack([x[:, 0], x[:, 0] + x[:, 1]], 1)
