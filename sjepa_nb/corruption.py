@@ -66,7 +66,10 @@ def target_tokens(
     bads=(),  # rows of channels at fault, which nothing is computed from
 ) -> torch.Tensor:  # (trials, channels, tokens, 64)
     """Targets of every channel; of channels at fault, what the predictor expects from the others.
-    Raises `ValueError` for other channels than the model's."""
+    Raises `ValueError` for other channels than the model's, and for a model whose targets are no
+    tokens of a teacher or depend on what is hidden."""
+    if model.config.target != "latent" or model.config.condition:
+        raise ValueError("target_tokens wants a model with latent targets, not a conditioned one")
     good = torch.ones(len(model.montage), dtype=torch.bool)
     good[np.asarray(bads, dtype=int)] = False
     return torch.cat([_filled_in(model, some, good) for some in as_windows(model, x).split(32)])

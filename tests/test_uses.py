@@ -1,4 +1,6 @@
 """Uses of a pre-trained model: what is computed is what an independent way gives."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -189,6 +191,12 @@ def test_tokens_of_missing_channels_are_predicted_from_the_others_alone(model, x
     with torch.no_grad():
         told = model(torch.from_numpy(x[:1]), Masks(visible, zero, ~visible, zero)).predicted
     torch.testing.assert_close(found[:1, bads].flatten(1, 2), told)
+
+
+@pytest.mark.parametrize("change", [dict(target="signal"), dict(condition=True)])
+def test_targets_that_are_no_tokens_of_a_teacher_alone_are_refused(model, x, change):
+    other = SJEPA(model.montage, replace(model.config, **change))
+    with pytest.raises(ValueError, match="latent targets"): target_tokens(other, x)
 
 
 # ---------------------------------------- attention
