@@ -134,8 +134,9 @@ def given(name, probes):
 
 
 CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
-              "radius", "crop")
-MODEL = "target_norm", "target", "collapse", "registers", "condition"
+              "radius", "crop", "mask_schedule")
+MODEL = ("target_norm", "target", "collapse", "registers", "condition", "norm_over",
+         "position")
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 
@@ -143,7 +144,7 @@ def train(choice, change, work, steps, probes):
     "One training: rows of the final state and of the states on the way, and the run."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"], s["people"])
-    config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED})
+    config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED if k in s})
     sizes = SJEPAConfig.preset(s["size"], **{k: s[k] for k in MODEL if k in s})
     folder = work / "".join(c if c.isalnum() else "-" for c in choice)
     resume = (folder / "checkpoint.pt").exists()

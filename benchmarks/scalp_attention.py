@@ -17,8 +17,9 @@ import torch
 
 from sjepa_nb.missing_channel import on_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.positional_encoding import coherence
 from sjepa_nb.scalp_attention import (
-    beyond_distance, change, coherence, hidden_maps, reach, visible_maps)
+    beyond_distance, change, hidden_maps, reach, visible_maps)
 from sjepa_nb.simulation import SimulatedMI
 from sjepa_nb.trials import load_trials
 

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR [--only NAME …] [--steps N]
 
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
-of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had; frozen
-tokens are asked of people 9 to 12. Rows are added to results/switches.csv; those already there are
-skipped. Several processes may share DIR.
+of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
+4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
+results/switches.csv; those already there are skipped. Several processes may share DIR.
 """
 import argparse
 import subprocess
@@ -20,7 +20,8 @@ from sjepa_nb.batches import montage_masks
 from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
 
 SEEDS = 0, 1, 2
-SAME = dict(batch_size=8)  # in all of them
+SAME = dict(batch_size=8)  # in all that do not say otherwise
+LONG = dict(length=536, batch_size=4)
 SWITCHES = {
     "base": {},
     "target signal": dict(target="signal"),
@@ -40,6 +41,15 @@ SWITCHES = {
     "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
     "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
     "registers 4, condition": dict(registers=4, condition=True),
+    "position gradient": dict(position="gradient"),
+    "scattered": dict(mask="scattered"),
+    "scattered first": dict(mask_schedule="scattered first"),
+    "4 s": LONG,
+    "4 s, norm over token": LONG | dict(norm_over="token"),
+    "4 s, time": LONG | dict(mask="time", norm_over="token"),
+    "4 s, future": LONG | dict(mask="future", norm_over="token"),
+    "4 s, blocks": LONG | dict(mask="blocks", radius=.95, norm_over="token"),
+    "4 s, regions": LONG | dict(mask="regions", norm_over="token"),
 }
 
 
@@ -54,7 +64,7 @@ def ranks(work, run, change):
     "LiDAR of windows that nobody trained on."
     s = BASE | change
     store, split = windows(work, s["length"], s["interval"], s["people"])
-    draw, channels = montage_masks(store, run.model.montage, s["mask"], s["radius"])[0]
+    draw, channels = montage_masks(store, run.model.montage)[0]   # the same for all
     x = torch.as_tensor(store.read(split["valid"][::max(1, len(split["valid"]) // 256)]))
     return dict(lidar=lidar(*looks_at(run.model.to("cpu"), x, draw, channels=channels)))
 
@@ -66,7 +76,7 @@ def row_of(name, seed, args, probes):
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
     switches = {k: getattr(run.model.config, k)
-                for k in ("target", "collapse", "registers", "condition")}
+                for k in ("target", "collapse", "registers", "condition", "norm_over", "position")}
     return row | switches | ranks(args.work, run, change) | dict(
         choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)

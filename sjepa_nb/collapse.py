@@ -11,14 +11,15 @@ from torch.nn.functional import relu
 
 # %% ../nbs/14_collapse.ipynb #19f6fd48
 def token_places(
-    chosen,  # (rows, channels) bool
+    chosen,  # (rows, channels) bool, or (rows, channels × tokens)
     channels,  # (channels,) rows of the model's montage
     n_tokens: int,  # tokens a channel
 ) -> torch.Tensor:  # place and second of each token that exists, row by row
     "A number for the place and second of every token of the chosen channels."
-    row, channel = chosen.nonzero(as_tuple=True)
     seconds = torch.arange(n_tokens, device=chosen.device)
-    return (channels[channel][:, None] * n_tokens + seconds).flatten()
+    places = channels.to(chosen.device)[:, None] * n_tokens + seconds
+    if chosen.shape[1] > len(channels): places = places.reshape(-1, 1)
+    return places[chosen.nonzero()[:, 1]].flatten()
 
 # %% ../nbs/14_collapse.ipynb #a988a994
 def centre_by(
@@ -63,7 +64,7 @@ WAYS = "ema", *TERMS, "nothing"  # to hold a collapse off
 
 def held_apart(
     way: str,  # one of `WAYS`
-    tokens,  # (n, width) of contexts
+    tokens,  # (n, width)
     place,  # (n,) number of the place and second of each
 ):  # one number
     "What is added to the loss so that tokens of one place differ from window to window."

@@ -23,11 +23,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from .collapse import centre_by, token_places
+from .local_encoder import n_tokens
 from .masking import Masks
 from .model import SJEPA, Output
 from .preprocessing import SFREQ
 from .simulation import simulated_datasets
 from .targets import BANDS, patches, powers_in
+from .time_masking import as_places
 from .trials import load_trials
 
 # %% ../nbs/18_diagnostics.ipynb #75d0a3f5
@@ -321,7 +323,7 @@ def sample(
     most: int,  # tokens of either kind
 ) -> dict:
     "Some hidden and visible tokens of a batch, their places, and the hidden band powers."
-    n = out.target.shape[1] // int(masks.hidden.sum(1).max())  # tokens a channel
+    n = n_tokens(x.shape[2])
     hidden = dict(target=_real_tokens(out.target, out.exists),
                   predicted=_real_tokens(out.predicted, out.exists),
                   place=token_places(masks.hidden, channels, n), powers=_hidden_powers(x, masks))
@@ -340,7 +342,8 @@ def _real_tokens(x, keep):
 def _hidden_powers(x, masks):
     "Band powers `(n, bands)` of the hidden tokens, in their order."
     row, channel = masks.hidden.nonzero(as_tuple=True)
-    return band_powers(x)[masks.example[masks.context][row], channel].flatten(0, 1)
+    powers = as_places(band_powers(x), masks)
+    return powers[masks.example[masks.context][row], channel].flatten(0, 1)
 
 # %% ../nbs/18_diagnostics.ipynb #ca592ee4
 def judge(

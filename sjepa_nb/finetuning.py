@@ -824,10 +824,12 @@ def _facts(self: SJEPAClassifier):
     placed = self.network_.placed
     dtype = self.classes_.dtype.str if self.classes_.dtype != object else "object"
     scale = self.scale_.tolist() if self.scale == "standardise" else None
+    over = self.network_.local_encoder.norm_over
+    switches = {} if over == "window" else dict(norm_over=over)
     return dict(classes=self.classes_.tolist(), dtype=dtype, channel_names=self.channel_names_,
                 n_channels=self.n_channels_, n_samples=self.n_samples_, scale=scale,
                 places=_places(placed) if placed else None, sizes=_sizes(self.network_),
-                best_epoch=self.best_epoch_, n_iter=self.n_iter_)
+                best_epoch=self.best_epoch_, n_iter=self.n_iter_, **switches)
 
 # %% ../nbs/21_finetuning.ipynb #e6e3fe32
 def _places(placed):
@@ -950,6 +952,7 @@ def _empty_network(self: SJEPAClassifier, facts, montage):
     if sizes: model = SJEPA(montage, SJEPAConfig(**sizes, average_layers=1, predictor_depth=1))
     net = Downstream(self.head, len(self.classes_), self.n_samples_, self.n_channels_, montage,
                      model, self.virtual_channels, self.norm, self.dropout)
+    net.local_encoder.norm_over = facts.get("norm_over", "window")
     if places:
         learned, computed = tuple(places["learned"]), tuple(places["computed"])
         net.placed = net.placed._replace(learned=learned, computed=computed)

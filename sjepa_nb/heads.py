@@ -21,7 +21,7 @@ from .files import digest
 from .local_encoder import LocalEncoder, n_tokens
 from .model import SJEPA, SJEPAConfig
 from .montage import Montage
-from .positional_encoding import PositionalEncoding, spatial_code
+from .positional_encoding import PositionalEncoding
 
 # %% ../nbs/20_heads.ipynb #c48a6710
 class SpatialAggregation(nn.Module):
@@ -79,9 +79,9 @@ def place_channels(
     places = zip(montage.names, montage.positions)
     learned = [n for n, place in places if _is_near(n, place, seen)]
     computed = [n for n in montage.names if n not in learned]
-    rows = spatial_code(montage.positions, float(pretrained.scale), width).to(pretrained.spatial)
+    rows = pretrained.rows_at(montage.positions)
     if learned: rows[montage.index(learned)] = pretrained.spatial.detach()[seen.index(learned)]
-    position = PositionalEncoding(montage, width, pretrained.n_temporal)
+    position = PositionalEncoding(montage, width, pretrained.n_temporal, pretrained.kind)
     position.spatial.data, position.scale = rows, pretrained.scale.clone()
     return Placed(position, tuple(learned), tuple(computed))
 
@@ -180,7 +180,8 @@ class Downstream(nn.Module):
         self.spatial = SpatialAggregation(n_channels, virtual_channels)
         self.linear = nn.Linear(virtual_channels * n_tokens(n_samples) * config.width, n_classes)
         self.dropout = Dropout(dropout)
-        self.local_encoder = LocalEncoder()
+        over = config.norm_over if norm == "window" else "window"  # frozen, it has no window
+        self.local_encoder = LocalEncoder(norm_over=over)
         if pretrained: self.local_encoder.load_state_dict(pretrained.local_encoder.state_dict())
         if norm == "frozen":
             read = virtual_channels if head == "pre-local" else n_channels
@@ -319,6 +320,7 @@ def fingerprint(net: Downstream) -> str:
     statistics = [b for norm in norms for b in norm.buffers()]
     precision = {m.bf16 for m in net.modules() if hasattr(m, "bf16")}
     switches = extras_of(getattr(net, "encoder", None))
+    switches["norm_over"] = net.local_encoder.norm_over
     return net.head + digest(*net.old, *statistics) + str(precision) + str(switches)
 
 # %% ../nbs/20_heads.ipynb #1ec4b661

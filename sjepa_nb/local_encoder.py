@@ -40,8 +40,10 @@ class LocalEncoder(nn.Module):
     `(batch, channels, tokens, 64)`. Paper, section "Local encoder"."""
     def __init__(self,
         convolutions=CONVOLUTIONS,  # `(feature maps, kernel, stride)` of each layer
+        norm_over: str = "window",  # what the norm standardises over: a "window", or each "token"
     ):
         super().__init__()
+        self.norm_over = norm_over
         maps = [1] + [c[0] for c in convolutions]
         self.convs = nn.ModuleList(
             nn.Conv1d(before, after, kernel, stride, bias=False)
@@ -51,10 +53,11 @@ class LocalEncoder(nn.Module):
 
     def forward(self, x):
         batch, channels, samples = x.shape
-        n_tokens(samples)                            # refuses what is too short
-        x = x.reshape(batch * channels, 1, samples)  # every channel is an example of its own
+        n = n_tokens(samples)                        # refuses what is too short
+        if self.norm_over == "token": x = x.unfold(2, TOKEN_SAMPLES, TOKEN_STRIDE)
+        x = x.reshape(-1, 1, x.shape[-1])            # every channel is an example of its own
         for i, conv in enumerate(self.convs):
             x = conv(x)
             if i == 0: x = self.norm(x)
             x = nn.functional.gelu(x)
-        return x.transpose(1, 2).unflatten(0, (batch, channels))  # (batch, channels, tokens, 64)
+        return x.transpose(1, 2).reshape(batch, channels, n, -1)  # (batch, channels, tokens, 64)

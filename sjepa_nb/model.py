@@ -31,9 +31,10 @@ from sjepa_nb.files import (
 from .local_encoder import LocalEncoder
 from .masking import Masks
 from .montage import Montage, lee2019_montage
-from .positional_encoding import PositionalEncoding
+from .positional_encoding import POSITIONS, PositionalEncoding
 from .predictor import Predictor
 from .targets import FIXED, TARGETS, patches, target_width
+from .time_masking import as_places
 
 # %% ../nbs/16_model.ipynb #2e1c9a42
 TARGET_NORMS = "layer", "instance", "centred", "none"
@@ -59,6 +60,8 @@ def _check_switches(config):
     check_choice(WAYS, collapse=config.collapse)
     check_whole(0, registers=config.registers)
     check_kind(bool, condition=config.condition)
+    check_choice(("window", "token"), norm_over=config.norm_over)
+    check_choice(POSITIONS, position=config.position)
     if config.registers > 1000:
         raise ValueError(f"registers are at most 1000, not {config.registers}")
     if config.target == "latent": return
@@ -81,20 +84,21 @@ class SJEPAConfig:
     dropout: float = 0.  # the paper's transformers have 0.1, which rules the fast attention out
     average_layers: int = 4  # a target is the mean of the outputs of this many last layers
     target_norm: str = "layer"  # of the targets: "layer", "instance", "centred" or "none"
-    # what is predicted: what the target encoder says ("latent"), the "signal", or "features" of it
-    target: str = "latent"
+    target: str = "latent"  # what is predicted: what an encoder says, "signal", or "features"
     # what keeps tokens from becoming alike: a slow teacher ("ema"), a term in the loss instead
     # ("variance-covariance" or "sigreg"), or "nothing"
     collapse: str = "ema"
     registers: int = 0  # learned tokens that the encoders look at beside those of the channels
     condition: bool = False  # tell the encoders where the predictor asks, and what is visible
+    norm_over: str = "window"  # what the local norm is over: the "window", or each "token"
+    position: str = "coordinates"  # what its rows start from, or the "gradient" of coherence
 
     def __post_init__(self):
         _check_sizes(self)
         _check_switches(self)
 
 # %% ../nbs/16_model.ipynb #25117f54
-_NAMES = "target", "collapse", "registers", "condition"
+_NAMES = "target", "collapse", "registers", "condition", "norm_over", "position"
 SWITCHES = {f.name: f.default for f in fields(SJEPAConfig) if f.name in _NAMES}  # as in the paper
 
 @patch
@@ -138,8 +142,8 @@ class SJEPA(nn.Module):
         check_kind(SJEPAConfig, config=config)
         sizes = dict(width=config.width, heads=config.heads, hidden=config.hidden,
                      dropout=config.dropout)
-        self.local_encoder = LocalEncoder()
-        self.position = PositionalEncoding(self.montage)
+        self.local_encoder = LocalEncoder(norm_over=config.norm_over)
+        self.position = PositionalEncoding(self.montage, kind=config.position)
         self.encoder = make_encoder(config)
         out = target_width(config.target) if config.target in FIXED else None
         self.predictor = Predictor(depth=config.predictor_depth, out=out, **sizes)
@@ -236,23 +240,34 @@ def hidden_targets(self: SJEPA,
             return self.mean_target(self._layers_at_hidden(tokens, masks.hidden, **extra))
     return take_channels(self.targets(tokens, **extra), masks.hidden, example)[0]
 
+# %% ../nbs/16_model.ipynb #c01a0001
+@patch
+def _told_what_is_shown(self: SJEPA, code, masks) -> tuple:  # masks, the teacher's extra tokens
+    "What a conditioned teacher is told, and masks for a row of its own for each context."
+    if not self.config.condition: return masks, {}
+    rows = torch.arange(len(masks.visible), device=code.device)
+    return replace(masks, example=rows), dict(extra=pooled_position(code, masks.visible))
+
 # %% ../nbs/16_model.ipynb #b9f19c16
 @patch
 def right_answers(self: SJEPA,
     x,  # (batch, channels, samples)
-    placed,  # (batch, channels, tokens, 64) tokens with their position
-    code,  # (channels, tokens, 64) the positions
+    placed,  # (batch, places, tokens, 64) tokens with their position
+    code,  # (places, tokens, 64) the positions
     masks: Masks,
-):  # (targets, hidden tokens, numbers in a target)
+):  # (targets, hidden tokens, numbers in a target); the targets of all tokens, if a term wants them
     "The targets of the hidden channels, as the configuration has them."
     if self.config.target in FIXED:
-        parts, _ = take_channels(patches(x), masks.hidden, masks.example[masks.context])
-        return FIXED[self.config.target](parts)
+        parts = as_places(patches(x), masks)
+        parts, _ = take_channels(parts, masks.hidden, masks.example[masks.context])
+        return FIXED[self.config.target](parts), None
     if self.target_encoder is not None: placed, code = placed.detach(), code.detach()
-    if not self.config.condition: return self.hidden_targets(placed, masks)
-    rows = torch.arange(len(masks.visible), device=x.device)  # one a context: each shows others
-    each, shown = replace(masks, example=rows), pooled_position(code, masks.visible)
-    return self.hidden_targets(placed[masks.example], each, extra=shown)
+    each, extra = self._told_what_is_shown(code, masks)
+    if each is not masks: placed = placed[masks.example]
+    if self.config.collapse not in TERMS: return self.hidden_targets(placed, each, **extra), None
+    everything = self.targets(placed, **extra)
+    asked, _ = take_channels(everything, each.hidden, each.example[each.context])
+    return asked, everything
 
 # %% ../nbs/16_model.ipynb #29dd7eaf
 def masked_l1(
@@ -286,17 +301,23 @@ def _check_masks(masks, n):
 # %% ../nbs/16_model.ipynb #d677280a
 @patch
 def added_to_loss(self: SJEPA,
-    context,  # (contexts, visible tokens, 64)
-    exists,  # (contexts, visible tokens) bool, or None
-    masks: Masks,
-    n_tokens: int,  # tokens a channel
+    tokens,  # (rows, tokens, 64)
+    exists,  # (rows, tokens) bool, or None
+    chosen,  # (rows, places) bool: whose tokens these are
+    n_tokens: int,  # tokens a place
 ):  # one number
     "What keeps tokens apart, where that is a term in the loss; in training alone."
     if self.config.collapse not in TERMS or not self.training: return 0.
-    tokens = context.flatten(0, 1) if exists is None else context[exists]
-    channels = torch.arange(masks.visible.shape[1], device=tokens.device)
-    place = token_places(masks.visible, channels, n_tokens)
-    return held_apart(self.config.collapse, tokens, place)
+    tokens = tokens.flatten(0, 1) if exists is None else tokens[exists]
+    places = torch.arange(chosen.shape[1], device=tokens.device)
+    return held_apart(self.config.collapse, tokens, token_places(chosen, places, n_tokens))
+
+@patch
+def _apart(self: SJEPA, everything, context, exists, masks, n_tokens):
+    "The term for what is predicted: the targets of all tokens, or the context if they are fixed."
+    if everything is None: return self.added_to_loss(context, exists, masks.visible, n_tokens)
+    all_of_them = torch.ones(everything.shape[:2], dtype=torch.bool, device=everything.device)
+    return self.added_to_loss(everything.flatten(1, 2), None, all_of_them, n_tokens)
 
 # %% ../nbs/16_model.ipynb #6ca8fe38
 @patch
@@ -309,22 +330,22 @@ def asked(self: SJEPA, code, masks) -> dict:
 @patch
 def forward(self: SJEPA,
     x,  # (batch, channels, samples) microvolts at 128 Hz
-    masks: Masks,  # what is visible and what is asked for, over the channels of `x`
+    masks: Masks,  # what is visible and what is asked for, over the channels of `x`, or its tokens
     channels=None,  # (channels,) rows of the montage that `x` holds; all of it when None
 ) -> Output:
     "Predict the hidden channels from the visible ones."
     _check_masks(masks, len(x))
     tokens = self.local_encoder(x)                            # (batch, channels, tokens, 64)
     code = self.position(tokens.shape[2], channels)           # (channels, tokens, 64)
-    placed = tokens + code
+    placed, code = as_places(tokens + code, masks), as_places(code[None], masks)[0]
     seen, seen_exists = take_channels(placed, masks.visible, masks.example)
     context = self.encoder(seen, seen_exists, **self.asked(code, masks))  # (contexts, visible, 64)
     questions, exists = take_channels(code[None], masks.hidden, torch.zeros_like(masks.context))
     of_each = None if seen_exists is None else seen_exists[masks.context]
     predicted = self.predictor(questions, context[masks.context], exists, of_each)
-    target = self.right_answers(x, placed, code, masks)       # (targets, hidden, 64)
+    target, everything = self.right_answers(x, placed, code, masks)  # (targets, hidden, 64)
     error = masked_l1(predicted, target, exists)
-    loss = error + self.added_to_loss(context, seen_exists, masks, tokens.shape[2])
+    loss = error + self._apart(everything, context, seen_exists, masks, placed.shape[2])
     return Output(loss, predicted, target, exists, context, seen_exists, error)
 
 # %% ../nbs/16_model.ipynb #63dee578

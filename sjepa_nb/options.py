@@ -143,7 +143,8 @@ class Network:
     # layers/heads/feed-forward of the transformers; 8/8/2048 is the paper's
     size: Literal["2/8/64", "4/8/256", "8/8/256", "8/8/2048"] = "4/8/256"
     borrows = [("model", "SJEPAConfig", (
-        "dropout", "target_norm", "target", "collapse", "registers", "condition"))]
+        "dropout", "target_norm", "target", "collapse", "registers", "condition", "norm_over",
+        "position"))]
 
 # %% ../nbs/24_options.ipynb #287312e5
 @dataclass(frozen=True, kw_only=True)

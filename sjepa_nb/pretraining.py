@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SELECT', 'STEP_COLUMNS', 'EPOCH_COLUMNS', 'TrainingConfig', 'learning_rate', 'momentum', 'make_optimiser',
            'train_step', 'validate', 'CsvLog', 'save_checkpoint', 'load_checkpoint', 'watch_signals', 'World',
-           'keep_memory', 'memory_gb', 'Pretraining', 'read_epochs', 'plot_pretraining']
+           'keep_memory', 'memory_gb', 'Pretraining', 'coherence_of', 'read_epochs', 'plot_pretraining']
 
 # %% ../nbs/19_pretraining.ipynb #032f7eca
 import ctypes
@@ -36,13 +36,16 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm.auto import tqdm
 
 from sjepa_nb.batches import (
-    MASKS, batch_loader, cropped, default_workers, epoch_batches, montage_masks,
+    MASKS, ScatteredFirst, batch_loader, check_mask, cropped, default_workers, epoch_batches,
+    montage_masks,
 )
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
 from .files import check_choice, check_kind, lock_folder, read_json, write_json, write_whole
 from .local_encoder import TOKEN_SAMPLES
 from .model import SWITCHES, SJEPA, SJEPAConfig
+from .montage import Montage
+from .positional_encoding import coherence, gradient_coordinates
 from .store import WindowStore
 
 # %% ../nbs/19_pretraining.ipynb #68faad3c
@@ -105,8 +108,11 @@ class TrainingConfig:
     # ("relative"), the loss alone ("loss", the paper's rule), or the probes ("probe")
     select: str = "relative"
     probe_steps: int = 1000  # least number of steps between two looks at the probes
-    mask: str = "sphere"  # how channels are hidden: "sphere", or "fixed budget"
+    # what is hidden: channels ("sphere", "scattered", "fixed budget"), or seconds, too ("time",
+    # "future", "blocks", "regions"; with norm_over="token")
+    mask: str = "sphere"
     radius: float = .6  # of the masks, in head radii
+    mask_schedule: str = "constant"  # or "scattered first": from scattered channels to the mask
     crop: int | None = None  # samples cut from each window, beginning anywhere; all when None
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or what the machine is fast at
@@ -116,6 +122,7 @@ class TrainingConfig:
         for name in ("betas", "momentum"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         check_choice(MASKS, mask=self.mask)
+        check_choice(("constant", "scattered first"), mask_schedule=self.mask_schedule)
         check_choice(("auto", "float32", "bfloat16"), precision=self.precision)
         check_choice(SELECT, select=self.select)
         _check_numbers(self)
@@ -205,7 +212,7 @@ def validate(
 ) -> dict:  # loss, and what `judge` says
     "Loss over `rows` with masks that are the same every time, and the signs of collapse."
     model.eval()
-    maskers = montage_masks(store, model.montage, config.mask, config.radius)
+    maskers = montage_masks(store, model.montage, config.mask, config.radius, config.crop)
     batches = epoch_batches(store.index["montage"], rows, config.batch_size)
     numbers = world.part(range(len(batches))) if world else range(len(batches))
     loader = batch_loader(store, [batches[i] for i in numbers], device, workers)
@@ -424,6 +431,7 @@ class Pretraining:
         check_kind(TrainingConfig, config=config)
         check_kind(SJEPAConfig, model_config=model_config)
         _check_run(store, split, config, probes)
+        check_mask(config.mask, model_config.norm_over, config.crop or store.length)
         self.store, self.split, self.folder, self.config = store, split, Path(folder), config
         self.probes, self.probed, self.trace = list(probes), -math.inf, trace
         self.step, self.best, self.best_epoch = 0, math.inf, -1
@@ -441,6 +449,24 @@ class Pretraining:
         "Epochs completed."
         return self.step // self.batches_per_epoch
 
+# %% ../nbs/19_pretraining.ipynb #90510011
+def coherence_of(
+    store: WindowStore,
+    rows,  # of the store
+    montage: Montage,  # all channels
+    most: int = 500,  # windows of each cap
+) -> np.ndarray:  # (channels, channels); NaN for two that were never recorded together
+    "How coherent the channels of a store are; two that several caps share have their mean."
+    which, rows = store.index["montage"].to_numpy(), np.asarray(rows)
+    total, caps = np.zeros((2, len(montage), len(montage)))
+    for number, cap in enumerate(store.montages):
+        mine = rows[which[rows] == number]
+        if not len(mine): continue
+        x = store.read(mine[::-(-len(mine) // most)])
+        at = np.ix_(montage.index(cap.names), montage.index(cap.names))
+        total[at], caps[at] = total[at] + coherence(x), caps[at] + 1
+    return np.where(caps, total / np.maximum(caps, 1), np.nan)
+
 # %% ../nbs/19_pretraining.ipynb #bfc1ff3a
 @patch
 def _make_model(self: Pretraining, model_config):
@@ -449,13 +475,26 @@ def _make_model(self: Pretraining, model_config):
     keep_memory()
     torch.manual_seed(config.seed)
     self.model = self.network(self.store.montage, model_config)
-    self.maskers = montage_masks(self.store, self.model.montage, config.mask, config.radius)
+    if model_config.position == "gradient":
+        seen = coherence_of(self.store, self.split["train"], self.store.montage)
+        self.model.position.start_from(gradient_coordinates(seen))
+    self.maskers = montage_masks(
+        self.store, self.model.montage, config.mask, config.radius, config.crop)
+    if config.mask_schedule == "scattered first": self._scatter_first()
     self.precision = set_precision(self.model, config.precision, self.device)
     self.model.to(self.device)
     self.optimiser = make_optimiser(self.model, config)
     self.trained = self.model
     if self.world.size > 1:
         self.trained = DistributedDataParallel(self.model, broadcast_buffers=False)
+
+# %% ../nbs/19_pretraining.ipynb #b7a00007
+@patch
+def _scatter_first(self: Pretraining):
+    "Let the masks begin with scattered channels."
+    found = zip(self.maskers, self.store.montages)
+    self.maskers = [(ScatteredFirst(draw, montage, self.config.radius), channels)
+                    for (draw, channels), montage in found]
 
 # %% ../nbs/19_pretraining.ipynb #903eb237
 def _is_false_start(folder):
@@ -554,6 +593,7 @@ def _restore(self: Pretraining, state):
     then = json.loads(state["told"])
     then["data"].setdefault("network", "SJEPA")  # older checkpoints do not say
     then["model"] = SWITCHES | then["model"]
+    then["training"].setdefault("mask_schedule", "constant")
     if self.config.precision == "auto":  # what it began with, on this machine too
         self.precision = set_precision(self.model, then["training"]["precision"], self.device)
     differs = _differences(then, self._told())
@@ -610,7 +650,9 @@ def _begin_epoch(self: Pretraining) -> tuple:  # bar over the batches that are l
 @patch
 def _masks(self: Pretraining, draw, n) -> tuple:  # masks, share
     "Masks of this process's part of a batch; its share of hidden tokens, times the processes."
-    masks = draw(n, torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step))
+    generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+    if self.config.mask_schedule == "constant": masks = draw(n, generator)
+    else: masks = draw.at(n, generator, self.step / self.steps)
     if self.world.size == 1: return masks, 1.
     examples = self.world.part(torch.arange(n))
     if not len(examples): return masks.subset(torch.zeros(1, dtype=torch.long)), 0.

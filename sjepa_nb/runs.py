@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PARADIGM_OF', 'LOCAL', 'TESTS', 'SHORT', 'SHIPPED', 'check_machine', 'check_options', 'sources_of',
-           'preprocessing_of', 'training_of', 'model_of', 'people_of_probes', 'probes_of', 'every_default', 'settle',
-           'write_command', 'quieten', 'write_figure', 'summary', 'pretrain', 'named_weights', 'weights_of', 'tasks_of',
-           'classifier_settings', 'band_of', 'finetune', 'write_figures', 'wide_table', 'sweep', 'draw', 'verdict',
-           'demonstrate']
+           'preprocessing_of', 'training_of', 'model_of', 'check_masks', 'people_of_probes', 'probes_of',
+           'every_default', 'settle', 'write_command', 'quieten', 'write_figure', 'summary', 'pretrain',
+           'named_weights', 'weights_of', 'tasks_of', 'classifier_settings', 'band_of', 'finetune', 'write_figures',
+           'wide_table', 'sweep', 'draw', 'verdict', 'demonstrate']
 
 # %% ../nbs/25_runs.ipynb #d87b3c1e
 import json
@@ -27,6 +27,7 @@ import torch
 from torch import distributed
 
 from .contextual_encoder import check_device
+from .batches import check_mask
 from .diagnostics import make_probe, simulated_probes
 from sjepa_nb.evaluation import (
     NO_PRETRAINING, RESULTS, Task, _Cell, _loaded, _reason, check_name, evaluate,
@@ -58,7 +59,7 @@ _OPTIONS = {"device='cpu'": "--device cpu", "device=": "--device ",
             "scale='implausible'": "--scale implausible", "unit='uV'": "--unit uV",
             "reference=None": "--reference none", "h_freq": "the end of --band",
             "subject_regex": "--subject-regex", "target_norm is for": "--target-norm is for",
-            "with target ": "with --target ",
+            "with target ": "with --target ", "norm_over ": "--norm-over ",
             'collapse "nothing" is': '--collapse "nothing" is'}  # a class's words → a command's
 
 def _as_options(words):
@@ -170,6 +171,11 @@ def model_of(o: Pretrain) -> SJEPAConfig:
     "The sizes of the model, how its targets are made, and its switches."
     with _in_words_of_options():
         return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
+
+def check_masks(o: Pretrain, training: TrainingConfig):
+    "Raise `ValueError` where the masks do not fit the model, or the length of the windows."
+    samples, model = training.crop or window_samples(o.length), model_of(o)
+    with _in_words_of_options(): check_mask(training.mask, model.norm_over, samples)
 
 # %% ../nbs/25_runs.ipynb #d35f759f
 PARADIGM_OF = {kind: paradigm for paradigm, kind in KINDS.items()}  # MOABB's word → ours
@@ -436,7 +442,7 @@ def pretrain(
     quieten()
     o = settle(given)
     training = training_of(o)
-    model_of(o), preprocessing_of(o), people_of_probes(o, training.seed)
+    check_masks(o, training), preprocessing_of(o), people_of_probes(o, training.seed)
     sources = _sources_left(o, training.seed)
     world = World(o.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with locked(o.out, lock) if world.first else nullcontext() as lock:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['attention_weights', 'encoder_attention', 'predictor_attention', 'by_channel', 'visible_maps', 'hidden_maps', 'reach',
-           'change', 'coherence', 'beyond_distance']
+           'change', 'beyond_distance']
 
 # %% ../nbs/28_scalp_attention.ipynb #c853d3d7
 import numpy as np
@@ -90,19 +90,6 @@ def change(
 ) -> torch.Tensor:  # (layers, heads)
     "How far a window's weights are from their mean over windows: from 0 to 1."
     return (maps - maps.mean(1, keepdim=True)).abs().sum(-1).mean((1, 3)) / 2
-
-# %% ../nbs/28_scalp_attention.ipynb #e7ef56ce
-def coherence(
-    x,  # (windows, channels, samples) at 128 Hz
-    low: float = 2., high: float = 30.,  # Hz
-) -> np.ndarray:  # (channels, channels), 0 to 1
-    "Magnitude-squared coherence over windows, mean over a band."
-    spectra = np.fft.rfft(np.asarray(x) * np.hanning(x.shape[-1]))
-    hz = np.fft.rfftfreq(x.shape[-1], 1 / 128)
-    s = spectra[..., (hz >= low) & (hz <= high)]
-    cross = abs(np.einsum("wcf,wdf->fcd", s, s.conj()))**2
-    power = (abs(s)**2).sum(0).T
-    return (cross / (power[:, :, None] * power[:, None])).mean(0)
 
 # %% ../nbs/28_scalp_attention.ipynb #408d0ac8
 def _ranks_given(a, b, given):

@@ -139,11 +139,9 @@ def _check_tensors(found, ours, theirs):
 # %% ../nbs/23_weights.ipynb #8301a856
 def to_braindecode(model: SJEPA | Downstream) -> dict:
     """The weights under braindecode's names; the mask token and the target encoder stay behind.
-    Raises `ValueError` for a frozen norm and for extra tokens."""
+    Raises `ValueError` for another norm and for extra tokens."""
     check_kind(SJEPA | Downstream, model=model)
-    if any(isinstance(m, FrozenNorm) for m in model.modules()):
-        raise ValueError('braindecode normalises over each window: a classifier with norm="frozen" '
-                         "would be another one there")
+    _check_norm(model)
     extras = {k: v for k, v in extras_of(getattr(model, "encoder", None)).items() if v}
     if extras:
         said = ", ".join(f"{k}={v}" for k, v in extras.items())
@@ -162,6 +160,14 @@ def _as_convolution(state, head):
     name = braindecode_name("spatial.weight", head)
     weight = state[name][:, None, :, None]
     state[name] = weight if head == "pre-local" else weight[..., None]
+
+def _check_norm(model):
+    "Raise `ValueError` for a norm that braindecode does not have."
+    normalises = "braindecode normalises over each window: "
+    if any(isinstance(m, FrozenNorm) for m in model.modules()):
+        raise ValueError(normalises + 'a classifier with norm="frozen" would be another one there')
+    if model.local_encoder.norm_over == "token":
+        raise ValueError(normalises + 'one with norm_over="token" would be another one there')
 
 # %% ../nbs/23_weights.ipynb #7e2774d7
 def read_tensors(

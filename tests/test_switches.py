@@ -3,6 +3,7 @@ import json
 from dataclasses import asdict
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,11 +15,14 @@ from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.contextual_encoder import Attention, take_channels
 from sjepa_nb.diagnostics import lidar, looks_at
 from sjepa_nb.finetuning import SJEPAClassifier
-from sjepa_nb.heads import Downstream, fingerprint, frozen_features
+from sjepa_nb.heads import Downstream, fingerprint, frozen_features, place_channels
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.model import SWITCHES, SJEPA, SJEPAConfig, masked_l1
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.pretraining import Pretraining, TrainingConfig, make_optimiser, train_step
+from sjepa_nb.positional_encoding import gradient_coordinates, spatial_code
+from sjepa_nb.pretraining import (
+    Pretraining, TrainingConfig, coherence_of, make_optimiser, train_step,
+)
 from sjepa_nb.simulation import SimulatedMI
 from sjepa_nb.sources import moabb_sources
 from sjepa_nb.store import build_store, split_by_subject
@@ -26,6 +30,7 @@ from sjepa_nb.weights import save_pretrained, to_braindecode
 
 LEE = lee2019_montage()
 VALUES = dict(target=("signal", "features"), registers=(3,), condition=(True,),
+              norm_over=("token",), position=("gradient",),
               collapse=("variance-covariance", "sigreg", "nothing"))
 SET = [{name: value} for name, values in VALUES.items() for value in values]
 PAIRS = [a | b for a, b in combinations(SET, 2) if a.keys() != b.keys()]
@@ -141,7 +146,7 @@ def test_conditioned_batches_are_their_examples(kind):
     mean = (torch.stack(alone) * count).sum() / count.sum()
     torch.testing.assert_close(together.loss, mean, atol=1e-5, rtol=0)
     moved = SphereMask(LEE, .3)(len(x), torch.Generator().manual_seed(5))
-    told = model.right_answers(x, model.local_encoder(x), model.position(2), moved)
+    told, _ = model.right_answers(x, model.local_encoder(x), model.position(2), moved)
     untold = model.hidden_targets(model.local_encoder(x), moved)
     assert (told - untold).abs().max() > 1e-4
 
@@ -173,6 +178,20 @@ def test_a_term_is_in_the_loss_in_training_alone(way):
     assert out.loss > out.error + .01
     out = model.eval()(x, masks)
     assert out.loss == out.error
+
+
+@pytest.mark.parametrize("target", ["latent", "signal"])
+@pytest.mark.parametrize("way", TERMS)
+def test_a_term_looks_at_what_is_predicted(way, target):
+    "Not at the context, whose last norm could blow up what targets lack; unless they are fixed."
+    model, (x, masks) = model_of(collapse=way, target=target).train(), batch()
+    terms = []
+    for gain in (1., .1):
+        torch.nn.init.constant_(model.encoder.norm.weight, gain)
+        torch.manual_seed(1)   # SIGReg's directions
+        out = model(x, masks)
+        terms.append(out.loss - out.error)
+    assert (abs(terms[0] - terms[1]) < 1e-6) == (target == "latent")
 
 
 @pytest.mark.parametrize("way", [*TERMS, "nothing"])
@@ -287,6 +306,7 @@ def test_a_checkpoint_of_an_older_version_is_one_without_switches(store, tmp_pat
     state = torch.load(path, weights_only=True)
     told = json.loads(state["told"])
     for name in SWITCHES: del told["model"][name]
+    del told["training"]["mask_schedule"]
     torch.save(state | dict(told=json.dumps(told)), path)
     quiet = dict(resume=True, progress=False, workers=0)
     again = Pretraining(store, split, tmp_path, FEW, small(), **quiet)
@@ -294,6 +314,45 @@ def test_a_checkpoint_of_an_older_version_is_one_without_switches(store, tmp_pat
     again.lock.release()
     with pytest.raises(ValueError, match="registers: 0 then, 2 now"):
         Pretraining(store, split, tmp_path, FEW, small(registers=2), **quiet)
+
+
+# ---------------------------------------- positions from function
+
+def test_rows_start_from_the_coherence_of_the_windows_to_train_on(store, tmp_path):
+    split = split_by_subject(store.index, valid=[2])
+    seen = coherence_of(store, split["train"], store.montage)
+    assert np.isfinite(seen).all() and seen.max() < 1 + 1e-9
+    run = Pretraining(store, split, tmp_path, FEW, small(position="gradient"), progress=False,
+                      workers=0)
+    rows = spatial_code(gradient_coordinates(seen), 1.)
+    torch.testing.assert_close(run.model.position.spatial.detach(), rows)
+    assert (rows - SJEPA(store.montage, small()).position.spatial).abs().max() > .1
+    run.lock.release()
+
+
+def test_caps_that_share_no_channel_have_no_gradient():
+    blocks = np.full((8, 8), np.nan)
+    blocks[:4, :4] = blocks[4:, 4:] = .5
+    with pytest.raises(ValueError, match="here are 8 in 2 groups"): gradient_coordinates(blocks)
+    blocks[3, 4] = blocks[4, 3] = .5   # one pair links them
+    assert gradient_coordinates(blocks).shape == (8, 3)
+
+
+def test_channels_that_nobody_saw_have_rows_of_their_neighbours():
+    "Coordinates are of another kind than the learned rows, so they must not be mixed."
+    known, new = LEE.select([n for n in LEE.names if n != "Cz"]), LEE.select(["Cz", "C1"])
+    torch.manual_seed(0)
+    model = SJEPA(known, small(position="gradient"))
+    model.position.start_from(np.random.default_rng(0).uniform(-1, 1, (61, 3)))
+    placed = place_channels(model.position, new)
+    assert placed.learned == ("C1",) and placed.computed == ("Cz",)
+    row, rows = placed.position.spatial[0], model.position.spatial
+    around = known.index(["C1", "C2", "FC1", "FC2", "CP1", "CP2", "CPz"])
+    assert placed.position.kind == "gradient"
+    assert (row <= rows[around].max(0).values + 1e-6).all()
+    assert (row >= rows[around].min(0).values - 1e-6).all()
+    plain = place_channels(SJEPA(known, small()).position, new)
+    assert (plain.position.spatial[0] - row).abs().max() > .05
 
 
 # ---------------------------------------- downstream

@@ -10,8 +10,9 @@ from sjepa_nb.missing_channel import (
     swap)
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.montage import named_montage
+from sjepa_nb.positional_encoding import coherence
 from sjepa_nb.scalp_attention import (
-    attention_weights, beyond_distance, by_channel, coherence, encoder_attention, hidden_maps,
+    attention_weights, beyond_distance, by_channel, encoder_attention, hidden_maps,
     predictor_attention, visible_maps)
 
 NAMES = "Fp1 Fp2 F3 F4 C3 Cz C4 P3 P4 O1 O2 Fz".split()
