@@ -6,13 +6,12 @@
 __all__ = ['KINDS', 'corrupt', 'interpolate', 'average_reference', 'target_tokens']
 
 # %% ../nbs/31_corrupted_channels.ipynb #fa23fb83
-import mne
 import numpy as np
 import torch
 
 from .files import check_choice
 from .masking import Masks
-from .missing_channel import as_windows, mne_info
+from .missing_channel import as_windows, splines
 from .model import SJEPA
 from .montage import Montage
 
@@ -44,9 +43,7 @@ def interpolate(
     montage: Montage,
 ) -> np.ndarray:  # (trials, channels, samples)
     "Trials whose bad channels are interpolated from the others by MNE's spherical splines."
-    one_each = mne.EvokedArray(np.eye(len(montage)), mne_info(montage), verbose="ERROR")
-    one_each.info["bads"] = [montage.names[i] for i in bads]
-    weights = one_each.interpolate_bads(verbose="ERROR").data
+    weights = splines(montage, [montage.names[i] for i in bads])
     return (weights @ np.asarray(x)).astype(np.float32)
 
 def average_reference(
