@@ -13,7 +13,9 @@ LIBRARIES = [  # not sjepa_nb: its pages import it themselves
     "pyriemann.classification", "sklearn.pipeline", "matplotlib.pyplot", "zarr", "numba", "pandas",
     "safetensors.torch", "execnb.shell", "nbdev.clean", "fastcore.test"]
 FIRST = {  # what must be set when Python begins
-    "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1",
+    "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait leave the processor to others
+    "HF_HUB_OFFLINE": "1",
     "MOABB_DOWNLOAD_PROVIDER": "upstream"}
 METHODS = multiprocessing.get_all_start_methods()
 context = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
