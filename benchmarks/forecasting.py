@@ -11,8 +11,10 @@ results/forecasting.csv; those of a kind of people and a network that are there 
 
 `latent`: R² of the targets. `power` and `share`: R² of the log powers of the second to come, in
 µV² or as a share of all of its power, in four bands, or their mean (`all`). `predicted`, `true`:
-read by ridge regression from the latents of that second. `correlation`: of a second's log powers
+read by ridge regression from the latents of that second. R² is about
+the mean of a run, and the mean over a person's runs. `correlation`: of a second's log powers
 with those of the last one that is seen.
+`another past`: the targets of the same seconds, when those that are seen are another window's.
 """
 import argparse
 import subprocess
@@ -28,8 +30,7 @@ from sjepa_nb.contextual_encoder import set_precision
 from sjepa_nb.corruption import target_tokens
 from sjepa_nb.files import write_whole
 from sjepa_nb.forecasting import Autoregression, Persistence, explained, look_ahead
-from sjepa_nb.missing_channel import on_montage
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import simulated_datasets
 from sjepa_nb.sources import file_sources, moabb_sources
@@ -42,6 +43,7 @@ SEEN, SAMPLES = 4, 536  # tokens that are seen, and their samples
 HORIZONS = 1, 2, 4  # seconds
 AHEAD = [h - 1 for h in HORIZONS]
 TEN_TWENTY = "fp1 fp2 f7 f3 fz f4 f8 t7 t3 c3 cz c4 t8 t4 p7 t5 p3 pz p4 p8 t6 o1 o2".split()
+DATASETS = {"Simulated": "simulated", "Physionet": "PhysionetMI", "recordings": "eegmat"}
 TEST = 62, 63, 64, 65, 66, 67  # simulated people
 REAL_TEST = [f"PhysionetMI/{k}" for k in (38, 40, 50, 59, 64, 71)] + [
     f"Subject{k}" for k in (12, 13, 14, 15, 16, 17)]
@@ -120,16 +122,22 @@ def latents_of(model, x):
     return [v.numpy() for v in (seen, predicted[:, :, AHEAD], true[:, :, AHEAD])]
 
 
+def with_another_past(model, x):
+    "Targets of the same seconds to come after the visible ones of another window."
+    other = np.concatenate([np.roll(x, 1, 0)[..., :SEEN * 128], x[..., SEEN * 128:]], -1)
+    return latents_of(model, other)[2]
+
+
 def baselines(): return {
     "persistence": Persistence(),
     "autoregressive": Autoregression(SEEN),
     "autoregressive, all channels": Autoregression(1, across=True)}
 
 
-def read_out(latents, powers):
+def read_out(latents, powers, whose):
     "A ridge for each horizon that reads powers from latents."
     each = range(len(HORIZONS))
-    return [Autoregression(1).fit(latents[:, :, [k]], powers[:, :, [k]]) for k in each]
+    return [Autoregression(1).fit(latents[:, :, [k]], powers[:, :, [k]], whose) for k in each]
 
 
 def read(readers, latents):
@@ -160,29 +168,31 @@ def lasting(what, seen, true):
     return [row(what, "correlation", r[..., k].mean(0), band) for k, band in enumerate(BANDS)]
 
 
-def without_network(fit, people):
+def without_network(fit, whose, runs):
     "Rows of band powers forecast from band powers."
     for what in ("power", "share"):
-        past = {who: powers_of(x, what == "share") for who, x in people.items()}
-        models = [(n, m.fit(*powers_of(fit, what == "share"))) for n, m in baselines().items()]
+        past = {who: powers_of(x, what == "share") for who, x in runs.items()}
+        known = powers_of(fit, what == "share")
+        models = [(n, m.fit(*known, whose)) for n, m in baselines().items()]
         for who, (seen, true) in past.items():
             rows = lasting(what, seen, true)
             for name, model in models: rows += power_rows(what, name, true, model.predict(seen))
             yield from (told(who, "none", r) for r in rows)
 
 
-def with_network(name, model, fit, people):
+def with_network(name, model, fit, whose, runs):
     "Rows of latents, and of band powers read from latents."
     seen, predicted, true = latents_of(model, fit)
-    models = [(n, m.fit(seen, true)) for n, m in baselines().items()]
+    models = [(n, m.fit(seen, true, whose)) for n, m in baselines().items()]
     readers = {}
     for what in ("power", "share"):
         _, powers = powers_of(fit, what == "share")
-        readers[what] = read_out(predicted, powers), read_out(true, powers)
-    for who, x in people.items():
+        readers[what] = [read_out(v, powers, whose) for v in (predicted, true)]
+    for who, x in runs.items():
         seen, predicted, true = latents_of(model, x)
         rows = [row("latent", "predictor", explained(true, predicted))]
         rows += [row("latent", n, explained(true, m.predict(seen))) for n, m in models]
+        rows += [row("latent", "another past", explained(true, with_another_past(model, x)))]
         for what, (of_predicted, of_true) in readers.items():
             _, powers = powers_of(x, what == "share")
             by_band = name.startswith("trained")
@@ -192,27 +202,31 @@ def with_network(name, model, fit, people):
 
 
 def told(who, network, found):
-    "A row with who and which network it is of."
-    return dict(dataset=who[0], person=who[1], windows=who[2], network=network) | found
+    "A row with the run that it is of, and which network."
+    return dict(zip(("dataset", "person", "run", "windows"), who), network=network) | found
 
 
 def groups(store, split):
-    "For each montage: windows to fit baselines to, and those of each person and dataset asked."
+    "For each montage: windows to fit baselines to, the run of each, and those of each run asked."
     which = store.index["montage"].to_numpy()
     for m, montage in enumerate(store.montages):
         mine, asked = ([i for i in split[part] if which[i] == m] for part in ("train", "test"))
-        people, who = {}, store.index.iloc[asked].groupby(["dataset", "subject"], sort=False)
-        for (dataset, person), at in who.indices.items():
-            name = dataset.split("-")[0].replace("recordings", "eegmat")
-            people[name, person, len(at)] = store.read(np.asarray(asked)[at])
-        yield montage, store.read(mine[::-(-len(mine) // MOST)]), people
+        table, runs = store.index.iloc[asked], {}
+        for run, at in table.groupby("recording", sort=False).indices.items():
+            dataset, person = table[["dataset", "subject"]].iloc[at[0]]
+            known = [name for code, name in DATASETS.items() if dataset.startswith(code)]
+            runs[known[0], person, run, len(at)] = store.read(np.asarray(asked)[at])
+        some = mine[::-(-len(mine) // MOST)]
+        yield montage, store.read(some), store.index.recording.iloc[some].to_numpy(), runs
 
 
 def add(kind, network, rows):
     "Write the rows of a network, and say so."
     now = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS.parent, text=True,
                          capture_output=True).stdout.strip()
-    table = pd.DataFrame(rows)
+    key = ["dataset", "person", "network", "what", "model", "band"]
+    mean = {f"{h} s": "mean" for h in HORIZONS} | dict(windows="sum")
+    table = pd.DataFrame(rows).groupby(key, sort=False, as_index=False).agg(mean)  # over runs
     table.insert(0, "people", kind)
     old = [pd.read_csv(RESULTS)] if RESULTS.exists() else []
     table = pd.concat([*old, table.assign(commit=now)])
@@ -226,12 +240,12 @@ def measure(kind, store, split, network, model):
         old = pd.read_csv(RESULTS)
         if ((old.people == kind) & (old.network == network)).any(): return
     rows = []
-    for montage, fit, people in groups(store, split):
-        if model is None: rows += without_network(fit, people)
+    for montage, *windows in groups(store, split):
+        if model is None: rows += without_network(*windows)
         else:
             placed = on_montage(model, montage)
             set_precision(placed, "auto", "cpu")
-            rows += with_network(network, placed, fit, people)
+            rows += with_network(network, placed, *windows)
     add(kind, network, rows)
 
 

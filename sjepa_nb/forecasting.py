@@ -15,7 +15,7 @@ from .local_encoder import TOKEN_STRIDE, n_tokens
 from .masking import Masks
 from .missing_channel import as_windows
 from .model import SJEPA
-from .time_masking import tokens_at
+from .time_masking import check_tokens, tokens_at
 
 # %% ../nbs/32_forecasting.ipynb #f0ca0007
 @torch.no_grad()
@@ -27,19 +27,21 @@ def look_ahead(
     """What follows the first tokens of windows: as the predictor expects it from these alone, and
     as the teacher says it. Raises `ValueError` as `forecast` does."""
     x = as_windows(model, x)
+    _check_ahead(model, seen, x.shape[2])
     later = torch.arange(n_tokens(x.shape[2])) >= seen
-    _check_ahead(model, seen, len(later))
     hidden = tokens_at(torch.ones(1, x.shape[1], dtype=torch.bool), later[None])
     found = [_asked(model, some, hidden.expand(len(some), -1)) for some in x.split(16)]
     return tuple(torch.cat(part) for part in zip(*found))
 
 # %% ../nbs/32_forecasting.ipynb #f0ca0008
-def _check_ahead(model, seen, n):
+def _check_ahead(model, seen, samples):
     "Raise `ValueError` for a model that knows the whole window, and where nothing is left to ask."
     if model.config.norm_over != "token":
         raise ValueError('a norm over the window tells of seconds to come: forecasts want a model '
                          'trained with norm_over="token" and a mask in time, such as "future"')
     check_whole(1, seen=seen)
+    n = n_tokens(samples)
+    check_tokens(n)
     if seen < n: return
     raise ValueError(f"windows of {n} tokens leave nothing to forecast after {seen}: "
                      f"give longer ones, or seen of at most {n - 1}")
@@ -67,21 +69,32 @@ def forecast(
     longer = torch.nn.functional.pad(x, (0, horizon * TOKEN_STRIDE))
     return look_ahead(model, longer, n_tokens(x.shape[2]))[0]
 
+# %% ../nbs/32_forecasting.ipynb #f0ca0023
+def _deviations(values, people):
+    "Values `(windows, …)` about the mean of each person's windows; of all when `people` is None."
+    people = np.zeros(len(values)) if people is None else np.asarray(people)
+    values = np.array(values)
+    for who in np.unique(people): values[people == who] -= values[people == who].mean(0)
+    return values
+
 # %% ../nbs/32_forecasting.ipynb #f0ca0013
 class Persistence:
     "The last token that is seen, moved from the mean of its place to that of the place to come."
     def fit(self,
         past,  # (windows, channels, seconds, n) numbers that are seen
         future,  # (windows, channels, horizons, n) and those that came
+        people=None,  # (windows,) who each is of: what differs between people is then not learned
     ):
-        self.moved = future.mean(0) - past[:, :, -1:].mean(0)
+        self.moved = (future - self._ahead(past)).mean(0)
         return self
 
+    def _ahead(self, past): return past[:, :, -1:]
+
     def predict(self, past):  # (windows, channels, horizons, n)
-        return past[:, :, -1:] + self.moved
+        return self._ahead(past) + self.moved
 
 # %% ../nbs/32_forecasting.ipynb #f0ca0014
-class Autoregression:
+class Autoregression(Persistence):
     "Ridge regression from the last tokens that are seen to those to come."
     def __init__(self,
         lags: int = 4,  # tokens
@@ -89,22 +102,19 @@ class Autoregression:
     ):
         self.lags, self.across = lags, across
 
-    def _rows(self, past):
-        past = (past - self.mean_past)[:, :, -self.lags:]
-        return past.reshape(len(past) if self.across else -1, self.each)
-
-    def fit(self, past, future):
-        self.mean_past, self.mean_future = past.mean(0), future.mean(0)
-        channels, _, n = past.shape[1:]
-        self.each = self.lags * n * (channels if self.across else 1)
-        rows = self._rows(past)
+    def fit(self, past, future, people=None):
+        self.shape = future.shape[1:]
         self.ridge = RidgeCV(np.logspace(1, 6, 6)) if self.across else Ridge(1.)
-        self.ridge.fit(rows, (future - self.mean_future).reshape(len(rows), -1))
-        return self
+        rows = self._rows(_deviations(past, people))
+        self.ridge.fit(rows, _deviations(future, people).reshape(len(rows), -1))
+        return super().fit(past, future)
 
-    def predict(self, past):
-        found = self.ridge.predict(self._rows(past))
-        return found.reshape(len(past), *self.mean_future.shape) + self.mean_future
+    def _rows(self, past):  # a row for each window, or for each of its channels
+        last = past[:, :, -self.lags:]
+        return last.reshape(len(past) if self.across else len(past) * past.shape[1], -1)
+
+    def _ahead(self, past):
+        return self.ridge.predict(self._rows(past)).reshape(len(past), *self.shape)
 
 # %% ../nbs/32_forecasting.ipynb #f0ca0016
 def explained(
