@@ -29,8 +29,7 @@ from sjepa_nb.corruption import KINDS, average_reference, corrupt, interpolate, 
 from sjepa_nb.diagnostics import PROBES, in_band, spatial_filters
 from sjepa_nb.evaluation import baselines
 from sjepa_nb.finetuning import BY_PARADIGM, sjepa_probe
-from sjepa_nb.missing_channel import on_montage
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.simulation import simulated_datasets
 from sjepa_nb.trials import load_trials
 

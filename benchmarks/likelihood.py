@@ -22,8 +22,8 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 from sjepa_nb.likelihood import embedding_jacobian, log_volume, robust_z
-from sjepa_nb.missing_channel import dead, loose, misfit, on_montage, swap
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.missing_channel import dead, loose, misfit, swap
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.simulation import SimulatedMI
 from sjepa_nb.trials import load_trials
 

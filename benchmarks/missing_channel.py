@@ -21,9 +21,9 @@ from sklearn.metrics import roc_auc_score
 
 from sjepa_nb.contextual_encoder import set_precision
 from sjepa_nb.missing_channel import (
-    candidate_distances, dead, loose, misfit, on_montage, rank_of, spline_misfit, spline_weights,
+    candidate_distances, dead, loose, misfit, rank_of, spline_misfit, spline_weights,
     swap)
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.simulation import SimulatedMI
 from sjepa_nb.trials import load_trials
 

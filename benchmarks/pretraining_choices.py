@@ -140,7 +140,7 @@ MODEL = ("target_norm", "target", "collapse", "registers", "condition", "norm_ov
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 
-def train(choice, change, work, steps, probes):
+def train(choice, change, work, steps, probes, windows=windows):
     "One training: rows of the final state and of the states on the way, and the run."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"], s["people"])

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sjepa_nb.missing_channel import on_montage
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.positional_encoding import coherence
 from sjepa_nb.scalp_attention import (
     beyond_distance, change, hidden_maps, reach, visible_maps)

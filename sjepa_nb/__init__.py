@@ -8,7 +8,7 @@ _NAMES = {
     "montage": "Montage lee2019_montage",
     "preprocessing": "Preprocessing",
     "sources": "find_dataset moabb_sources file_sources",
-    "store": "WindowStore build_store split_by_subject",
+    "store": "WindowStore build_store split_by_subject split_in_time",
     "trials": "load_trials FileDataset EpochsFiles",
     "simulation": "simulated_datasets",
     "masking": "SphereMask FixedBudgetMask plot_masks",

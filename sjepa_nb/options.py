@@ -142,6 +142,9 @@ class Network:
     "model"
     # layers/heads/feed-forward of the transformers; 8/8/2048 is the paper's
     size: Literal["2/8/64", "4/8/256", "8/8/256", "8/8/2048"] = "4/8/256"
+    # a pre-trained model to begin from, with its size and switches: name, file, folder of a run, or
+    # repository on the hub (default: random weights)
+    weights: str | None = None
     borrows = [("model", "SJEPAConfig", (
         "dropout", "target_norm", "target", "collapse", "registers", "condition", "norm_over",
         "position"))]

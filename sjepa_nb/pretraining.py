@@ -41,9 +41,11 @@ from sjepa_nb.batches import (
 )
 from .contextual_encoder import check_device, set_precision
 from .diagnostics import TrainingError, check_collapse, judge, random_share, sample
-from .files import check_choice, check_kind, lock_folder, read_json, write_json, write_whole
+from sjepa_nb.files import (
+    check_choice, check_kind, digest, lock_folder, read_json, write_json, write_whole,
+)
 from .local_encoder import TOKEN_SAMPLES
-from .model import SWITCHES, SJEPA, SJEPAConfig
+from .model import SWITCHES, SJEPA, SJEPAConfig, on_montage
 from .montage import Montage
 from .positional_encoding import coherence, gradient_coordinates
 from .store import WindowStore
@@ -407,6 +409,20 @@ def memory_gb() -> float:
     unit = 1e9 if sys.platform == "darwin" else 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
+# %% ../nbs/20_pretraining.ipynb #20c10002
+def _start_of(weights, asked):
+    """The model from which to begin, or None, and the configuration of the run's. Raises
+    `ValueError` for one that is not that of the weights."""
+    check_kind(SJEPAConfig | None, model_config=asked)
+    check_kind(SJEPA | str | Path | None, weights=weights)
+    if weights is None: return None, asked or SJEPAConfig()
+    if not isinstance(weights, SJEPA): weights = SJEPA.from_pretrained(weights)
+    theirs, ours = asdict(weights.config), asdict(asked or weights.config)
+    differs = [f"{k} {v}, not {theirs[k]}" for k, v in ours.items() if v != theirs[k]]
+    if not differs: return weights, weights.config
+    raise ValueError(f"the weights to begin from are of another model ({'; '.join(differs)}): "
+                     "leave model_config out, or begin at random")
+
 # %% ../nbs/20_pretraining.ipynb #2f24c38d
 class Pretraining:
     "A pre-training run: on disk in `folder`, in memory here. `run()` starts it, or goes on."
@@ -417,7 +433,7 @@ class Pretraining:
         split: dict,  # rows to `train` and `valid`ate on, from `split_by_subject`
         folder: str | Path,  # where the run lives; made when absent
         config: TrainingConfig = TrainingConfig(),
-        model_config: SJEPAConfig = SJEPAConfig(),
+        model_config: SJEPAConfig | None = None,  # when None that of `weights`, or the paper's
         probes=(),  # functions `model → {name: score}`, such as `Probe`s
         resume: bool = False,  # go on with the run in `folder`
         device: str | None = None,  # "cuda" where there is one, else "cpu"
@@ -425,11 +441,12 @@ class Pretraining:
         workers: int | None = None,  # processes that read ahead; see `default_workers` when None
         trace: int = 0,  # steps to write a PyTorch trace of, after the first five, as `trace.json`
         lock: FileLock | None = None,  # of `folder`, where it is held already (`files.locked`)
+        weights: SJEPA | str | Path | None = None,  # to begin from, a model or its name
     ):
         check_kind(WindowStore, store=store)
         check_kind(dict, split=split)
         check_kind(TrainingConfig, config=config)
-        check_kind(SJEPAConfig, model_config=model_config)
+        self.weights, model_config = _start_of(weights, model_config)
         _check_run(store, split, config, probes)
         check_mask(config.mask, model_config.norm_over, config.crop or store.length)
         self.store, self.split, self.folder, self.config = store, split, Path(folder), config
@@ -444,10 +461,11 @@ class Pretraining:
         self._make_model(model_config)
         self._open(resume)
 
-    @property
-    def epoch(self) -> int:
-        "Epochs completed."
-        return self.step // self.batches_per_epoch
+# %% ../nbs/20_pretraining.ipynb #20c1000b
+@patch(as_prop=True)
+def epoch(self: Pretraining) -> int:
+    "Epochs completed."
+    return self.step // self.batches_per_epoch
 
 # %% ../nbs/20_pretraining.ipynb #90510011
 def coherence_of(
@@ -467,15 +485,29 @@ def coherence_of(
         total[at], caps[at] = total[at] + coherence(x), caps[at] + 1
     return np.where(caps, total / np.maximum(caps, 1), np.nan)
 
+# %% ../nbs/20_pretraining.ipynb #20c10005
+@patch
+def _begin_from(self: Pretraining, weights):
+    "The model of `weights` on the channels of the store, and on their own."
+    montage = self.store.montage
+    unseen = [n for n in weights.montage.names if n not in montage.names]
+    if unseen: montage = montage.union(weights.montage.select(unseen))
+    placed = on_montage(weights, montage)
+    model = self.network(montage, weights.config)
+    model.load_state_dict(placed.state_dict())
+    model.position.scale = placed.position.scale
+    return model
+
 # %% ../nbs/20_pretraining.ipynb #bfc1ff3a
 @patch
 def _make_model(self: Pretraining, model_config):
-    "The model, its masks and its optimiser."
+    "The model, at random or from weights, its masks and its optimiser."
     config = self.config
     keep_memory()
     torch.manual_seed(config.seed)
-    self.model = self.network(self.store.montage, model_config)
-    if model_config.position == "gradient":
+    if self.weights: self.model = self._begin_from(self.weights)
+    else: self.model = self.network(self.store.montage, model_config)
+    if model_config.position == "gradient" and not self.weights:
         seen = coherence_of(self.store, self.split["train"], self.store.montage)
         self.model.position.start_from(gradient_coordinates(seen))
     self.maskers = montage_masks(
@@ -518,6 +550,13 @@ def _open(self: Pretraining, resume):
     self.world.wait()
     if resume and not self.world.first: self._restore(load_checkpoint(self.folder))
 
+# %% ../nbs/20_pretraining.ipynb #20c10006
+@patch
+def _take_empty(self: Pretraining):
+    "Take a folder in which no run is, and keep in it what the run begins from."
+    _check_empty(self.folder)
+    if self.weights: self.weights.save(self.folder / "start.safetensors")
+
 # %% ../nbs/20_pretraining.ipynb #7df2e9af
 @patch
 def _take_folder(self: Pretraining, resume):
@@ -526,7 +565,7 @@ def _take_folder(self: Pretraining, resume):
     self._open_logs()
     try:
         if resume: self._restore(load_checkpoint(self.folder))
-        else: _check_empty(self.folder)
+        else: self._take_empty()
     except BaseException:
         self.lock.release()
         raise
@@ -560,7 +599,9 @@ def _told(self: Pretraining):
         samples=int(self.store.length), preprocessing=self.store.about["preprocessing"],
         network=type(self.model).__name__)
     model = asdict(self.model.config)
-    return dict(model=model, training=training | dict(precision=self.precision), data=data)
+    start = self.weights and digest(*self.weights.state_dict().values())[:8]
+    more = dict(precision=self.precision, weights=start)
+    return dict(model=model, training=training | more, data=data)
 
 # %% ../nbs/20_pretraining.ipynb #22b89472
 def _differences(then: dict, now: dict) -> list[str]:
@@ -823,8 +864,8 @@ def _said(self: Pretraining, row) -> str:
         f"({row['loss'] / row['trivial']:.0%} of the trivial, "
         f"{row['loss'] / row['positional']:.0%} of the positional predictor), "
         f"spread {row['spread']:.0%}, rank {row['rank']:.1f}, bands {row['bands']:.2f}, "
-        f"random start {row['random_share']:.0%}; {row['seconds']:.0f} s, "
-        f"{speed:.1f} windows/s, {row['waiting']:.0%} of it waiting for data")
+        f"{'' if self.weights else 'random '}start {row['random_share']:.0%}; "
+        f"{row['seconds']:.0f} s, {speed:.1f} windows/s, {row['waiting']:.0%} waiting for data")
     return said + f"; probes: {', '.join(probed)}" if probed else said
 
 # %% ../nbs/20_pretraining.ipynb #7c1f1d77

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARADIGM_OF', 'LOCAL', 'TESTS', 'SHORT', 'SHIPPED', 'check_machine', 'check_options', 'sources_of',
-           'preprocessing_of', 'training_of', 'model_of', 'check_masks', 'people_of_probes', 'probes_of',
+           'preprocessing_of', 'training_of', 'start_of', 'model_of', 'check_masks', 'people_of_probes', 'probes_of',
            'every_default', 'settle', 'write_command', 'quieten', 'write_figure', 'summary', 'pretrain',
            'named_weights', 'weights_of', 'tasks_of', 'classifier_settings', 'band_of', 'finetune', 'write_figures',
            'wide_table', 'sweep', 'draw', 'verdict', 'demonstrate']
@@ -48,7 +48,8 @@ from sjepa_nb.pretraining import (
 from .simulation import simulated_datasets
 from .sources import Source, file_sources, find_dataset, moabb_sources
 from sjepa_nb.store import (
-    WindowStore, _other_sources, _shortened, build_store, split_by_subject, subjects_of,
+    WindowStore, _other_sources, _shortened, build_store, split_by_subject, split_in_time,
+    subjects_of,
 )
 from .trials import KINDS, EpochsFiles, FileDataset
 from .weights import from_pretrained
@@ -166,11 +167,31 @@ def training_of(o: Pretrain) -> TrainingConfig:
         raise ValueError("--select probe needs a --probe to select by")
     return training
 
+# %% ../nbs/26_runs.ipynb #26c10002
+def start_of(o: Pretrain) -> SJEPA | None:
+    "What `--weights` names. Raises `ValueError` or `OSError` for what cannot be read."
+    if not o.weights: return None
+    kept = o.out / "start.safetensors"
+    if o.resume and _begun(o.out): return SJEPA.load(kept)
+    _, found = named_weights(o.weights)
+    return found if isinstance(found, SJEPA) else SJEPA.load(found)
+
+# %% ../nbs/26_runs.ipynb #26c10003
+def _of_weights(o, asked):
+    "The configuration of `--weights`. Raises `ValueError` where the options ask for another."
+    theirs, plain = asdict(start_of(o).config), asdict(model_of(Pretrain()))
+    differs = [f"{k} {theirs[k]}, not {v}" for k, v in asdict(asked).items()
+               if v not in (theirs[k], plain[k])]
+    if not differs: return SJEPAConfig(**theirs)
+    raise ValueError(f"--weights {o.weights} is a model of {'; '.join(differs)}: its size and "
+                     "switches come with it, so leave such options out")
+
 # %% ../nbs/26_runs.ipynb #95c9695d
 def model_of(o: Pretrain) -> SJEPAConfig:
-    "The sizes of the model, how its targets are made, and its switches."
+    "The sizes of the model, how its targets are made, and its switches; or those of --weights."
     with _in_words_of_options():
-        return SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
+        asked = SJEPAConfig.preset(o.size, **_those_of(SJEPAConfig, o.settings))
+        return _of_weights(o, asked) if o.weights else asked
 
 def check_masks(o: Pretrain, training: TrainingConfig):
     "Raise `ValueError` where the masks do not fit the model, or the length of the windows."
@@ -257,6 +278,8 @@ def _absolute(given):
     "The same options, with paths that are good from any folder."
     new = dict(given)
     if given.get("store"): new["store"] = Path(given["store"]).resolve()
+    weights = given.get("weights")
+    if weights and os.path.exists(weights): new["weights"] = os.path.abspath(weights)
     if given.get("recordings"):   # by the names that they were given, wherever links lead
         new["recordings"] = [os.path.abspath(f) for f in given["recordings"]]
     return _plain(new)
@@ -358,6 +381,16 @@ def _sources_left(o, seed):
         if _own_windows(o, [])[0]: return []
         raise
 
+# %% ../nbs/26_runs.ipynb #26c10006
+def _split(o, store, seed):
+    "The rows to train and to validate on; and a line where they are one person's."
+    share, people = float(o.valid_share), subjects_of(store.index)
+    if o.valid_subjects is None and not o.test_subjects and people.nunique() == 1:
+        line = f"{people.iloc[0]} alone: the last {share:.0%} of each recording validate"
+        return split_in_time(store.index, store.length, share), line
+    valid = share if o.valid_subjects is None else o.valid_subjects
+    return split_by_subject(store.index, valid, o.test_subjects, seed=seed), ""
+
 # %% ../nbs/26_runs.ipynb #c255c6ef
 def _prepared(o, training, sources, world, lock=None):
     "The run, with its windows cut and its people split, said in two lines."
@@ -367,13 +400,13 @@ def _prepared(o, training, sources, world, lock=None):
     if store: say(line, flush=True)
     with _in_words_of_options(): store = store or _stored(o, sources, bars)
     say(store.describe(), flush=True)
-    valid = float(o.valid_share) if o.valid_subjects is None else o.valid_subjects
-    split = split_by_subject(store.index, valid, o.test_subjects, seed=training.seed)
+    split, line = _split(o, store, training.seed)
+    if line: say(line, flush=True)
     trains = set(subjects_of(store.index.iloc[split["train"]]))
     again = o.resume and _begun(o.out)
     run = Pretraining(store, split, o.out, training, model_of(o), resume=again, device=o.device,
                       probes=probes_of(o, trains, training.seed), progress=bars,
-                      workers=o.workers, trace=o.profile, lock=lock)
+                      workers=o.workers, trace=o.profile, lock=lock, weights=start_of(o))
     say(_what_runs(run, world, again), flush=True)
     return run
 
@@ -388,9 +421,11 @@ def write_figure(
     plt.close(fig)
 
 # %% ../nbs/26_runs.ipynb #7649841e
-def _warned(share):
-    "What to say of a teacher that is still mostly random."
-    return "" if share < .5 else ": most of it; too few steps for this momentum"
+def _teacher(run, share):
+    "What is left in the teacher of what it began with, in words."
+    if run.weights: return f"{share:.1%} of what it began with is left"
+    warned = "" if share < .5 else ": most of it; too few steps for this momentum"
+    return f"{share:.1%} of its random start is left{warned}"
 
 def _probed(epochs):
     "The last scores of the probes, in words."
@@ -419,7 +454,7 @@ def _what_it_learned(run, epochs, best):
     width, share = run.model.config.width, best.random_share
     yield (f"  signs of collapse  spread {best.spread:.1%} (0: collapsed), "
            f"rank of the context {best['rank']:.1f} of {width}")
-    yield f"  the teacher        {share:.1%} of its random start is left{_warned(share)}"
+    yield f"  the teacher        {_teacher(run, share)}"
     yield f"  frozen tokens      band powers R² {best.bands:.2f}{_probed(epochs)}"
 
 # %% ../nbs/26_runs.ipynb #7dca5dbe

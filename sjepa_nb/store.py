@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'plan_windows', 'cut_windows', 'plot_windows', 'WindowStore', 'build_store', 'subjects_of',
-           'split_by_subject']
+           'split_by_subject', 'split_in_time']
 
 # %% ../nbs/04_store.ipynb #f30794d3
 import errno
@@ -692,6 +692,25 @@ def _parts(who, valid, test):
     parts = dict(train=~who.isin(valid | test), valid=who.isin(valid), test=who.isin(test))
     empty = [k for k in ("train", "valid") if not parts[k].any()]
     if empty:
+        alone = "; one alone is split by split_in_time" if who.nunique() == 1 else ""
         raise ValueError(f"no subject is left for {' and '.join(empty)}: "
-                         f"{who.nunique()} subjects in all")
+                         f"{who.nunique()} subjects in all{alone}")
     return {k: np.flatnonzero(v) for k, v in parts.items()}
+
+# %% ../nbs/04_store.ipynb #04c10002
+def split_in_time(
+    index: pd.DataFrame,  # of a store
+    length: int,  # samples of a window
+    share: float = .15,  # of each recording's windows, its last, that validate
+) -> dict:  # train, valid, test → positions of rows
+    """Split each recording in time: for one person alone. Windows that reach into the validating
+    part are in neither. Raises `ValueError` where recordings are too short for two parts."""
+    check_columns(index, "recording", "offset", name="index")
+    if not 0 < share < 1: raise ValueError(f"share lies between 0 and 1, not {share}")
+    recordings = index.offset.groupby(index.recording.to_numpy())
+    begins = recordings.transform(lambda o: o.quantile(1 - share, interpolation="higher"))
+    parts = dict(train=index.offset + length <= begins, valid=index.offset >= begins)
+    if not parts["train"].any():
+        raise ValueError(f"{len(index)} windows in {len(recordings)} recordings are too few to "
+                         "train on some and validate on the last")
+    return {k: np.flatnonzero(v) for k, v in parts.items()} | dict(test=np.array([], int))

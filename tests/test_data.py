@@ -31,7 +31,8 @@ from sjepa_nb.preprocessing import (
 )
 from sjepa_nb.sources import Source, file_sources, find_dataset, moabb_sources
 from sjepa_nb.store import (
-    WindowStore, build_store, cut_windows, plan_windows, split_by_subject, subjects_of,
+    WindowStore, build_store, cut_windows, plan_windows, split_by_subject, split_in_time,
+    subjects_of,
 )
 from sjepa_nb.trials import load_trials
 from sjepa_nb.montage import (
@@ -963,6 +964,20 @@ def test_nobody_is_in_two_parts():
 def test_splits_that_are_refused(valid, test, words):
     index = pd.DataFrame(dict(dataset="d", subject=["1", "2"]))
     with pytest.raises(ValueError, match=words): split_by_subject(index, valid, test)
+
+
+def test_one_person_alone_is_split_in_time():
+    offsets = {"a": range(0, 400, 40), "b": range(100, 2100, 200)}
+    rows = [dict(recording=r, offset=o) for r, those in offsets.items() for o in those]
+    index = pd.DataFrame(rows, index=range(50, 50 + len(rows)))   # labels are not positions
+    parts = split_in_time(index, 100, .2)
+    train, valid = (index.iloc[parts[k]] for k in ("train", "valid"))
+    assert valid.offset.tolist() == [320, 360, 1700, 1900]
+    assert train.offset.tolist() == [*range(0, 201, 40), *range(100, 1600, 200)]   # no overlap
+    with pytest.raises(ValueError, match="between 0 and 1"): split_in_time(index, 100, 1.)
+    with pytest.raises(ValueError, match="too few"): split_in_time(index[:2], 100)
+    with pytest.raises(ValueError, match="by split_in_time"):
+        split_by_subject(index.assign(dataset="d", subject="1"), .15)
 
 
 # ---------------------------------------------------------------- Lee2019 through MOABB's own class

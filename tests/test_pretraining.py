@@ -26,6 +26,7 @@ from sjepa_nb.sources import file_sources, moabb_sources
 from sjepa_nb.store import WindowStore, build_store, split_by_subject
 from sjepa_nb.masking import SphereMask
 from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.montage import named_montage
 from sjepa_nb.diagnostics import CollapseError, TrainingError
 from sjepa_nb.pretraining import Pretraining, TrainingConfig, load_checkpoint, train_step
 from sjepa_nb.simulation import SimulatedMI
@@ -538,3 +539,69 @@ def test_the_best_epoch_is_chosen_by_the_rule_that_was_asked_for(begin, monkeypa
     run.run()
     assert run.best_epoch == best
     assert json.loads((run.folder / "run.json").read_text())["best_epoch"] == best + 1
+
+
+@pytest.fixture
+def few():
+    "A model of other channels: some of the store's, and one that it lacks."
+    names = ["Fz", "C3", "C4", "Oz", "AFz"]
+    torch.manual_seed(5)
+    return SJEPA(named_montage(names), SMALL)
+
+
+def test_a_run_begins_from_weights(begin, few, tmp_path):
+    with torch.no_grad(): few.target_encoder.norm.weight.fill_(3.)
+    run = begin(model=None, weights=few)
+    here, there = run.model.position, few.position
+    names = run.model.montage.names
+    assert set(names) == {*run.store.montage.names, "AFz"}
+    rows = run.model.montage.index(few.montage.names)
+    assert torch.equal(here.spatial[rows], there.spatial)
+    f3 = run.model.montage.index(["F3"])   # known by neither name nor place: from coordinates
+    place = run.model.montage.positions[f3]
+    assert torch.allclose(here.spatial[f3], few.position.rows_at(place), atol=1e-6)
+    for name, value in few.state_dict().items():
+        if name != "position.spatial": assert torch.equal(run.model.state_dict()[name], value)
+    before = few.state_dict()["encoder.norm.weight"].clone()
+    run.run()
+    assert torch.equal(few.state_dict()["encoder.norm.weight"], before)   # a copy is trained
+    afz = run.model.montage.index(["AFz"])
+    assert torch.equal(run.model.position.spatial[afz], there.spatial[[4]])   # nobody recorded it
+    kept = SJEPA.load(tmp_path / "run" / "start.safetensors")
+    assert repr(kept) == repr(few)
+    with pytest.raises(ValueError, match="weights: .* then, None now"): begin(resume=True)
+    assert begin(model=None, weights=kept, resume=True).step == run.step
+
+
+def test_weights_of_another_model_are_refused(begin, few, tmp_path):
+    with pytest.raises(ValueError, match="of another model .hidden 128, not 64."):
+        begin(model=replace(SMALL, hidden=128), weights=few)
+    with pytest.raises(TypeError, match="weights is"): begin(model=None, weights=SMALL)
+    with pytest.raises(FileNotFoundError, match="'nobody'"): begin(model=None, weights="nobody")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_goes_on_from_weights_that_have_gone(few, tmp_path, capsys):
+    "Torn after its first epoch and resumed without the file of weights, it ends as if undisturbed."
+    given, outs = tmp_path / "given.safetensors", [tmp_path / name for name in ("whole", "torn")]
+    few.save(given)
+    one = [*COMMAND, "--subjects", "1", "--weights", str(given)]
+    at = one.index("--valid-subjects")
+    del one[at:at + 2]
+    assert sjepa_pretrain([*one, "--out", str(outs[0])]) == 0
+    said = capsys.readouterr().out
+    assert "Simulated/1 alone: the last 15% of each recording validate" in said
+    assert "of what it began with is left" in said
+    p = Command(*one, "--out", outs[1])
+    while rows_of(outs[1]) < 4 and p.poll() is None: time.sleep(.02)
+    p.kill()
+    p.communicate()
+    given.unlink()
+    go_on(outs[1])
+    assert_same_run(*outs)
+    assert sjepa_pretrain([*one, "--out", str(tmp_path / "new")]) == 2
+    assert not (tmp_path / "new").exists()
+    assert sjepa_pretrain([*COMMAND, "--weights", "simulated", "--registers", "2",
+                           "--out", str(tmp_path / "new")]) == 2
+    assert "registers 0, not 2: its size and switches come with it" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -15,11 +15,11 @@ from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.contextual_encoder import Attention, take_channels
 from sjepa_nb.diagnostics import lidar, looks_at
 from sjepa_nb.finetuning import SJEPAClassifier
-from sjepa_nb.heads import Downstream, fingerprint, frozen_features, place_channels
+from sjepa_nb.heads import Downstream, fingerprint, frozen_features
 from sjepa_nb.masking import FixedBudgetMask, SphereMask
 from sjepa_nb.model import SWITCHES, SJEPA, SJEPAConfig, masked_l1
 from sjepa_nb.montage import lee2019_montage
-from sjepa_nb.positional_encoding import gradient_coordinates, spatial_code
+from sjepa_nb.positional_encoding import gradient_coordinates, place_channels, spatial_code
 from sjepa_nb.pretraining import (
     Pretraining, TrainingConfig, coherence_of, make_optimiser, train_step,
 )

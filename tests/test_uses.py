@@ -13,9 +13,9 @@ from sjepa_nb.corruption import (
 from sjepa_nb.likelihood import embedding_jacobian, jepa_score, log_volume, robust_z
 from sjepa_nb.masking import Masks
 from sjepa_nb.missing_channel import (
-    candidate_distances, dead, loose, misfit, on_montage, rank_of, spline_misfit, spline_weights,
+    candidate_distances, dead, loose, misfit, rank_of, spline_misfit, spline_weights,
     swap)
-from sjepa_nb.model import SJEPA, SJEPAConfig
+from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.montage import named_montage
 from sjepa_nb.positional_encoding import coherence
 from sjepa_nb.scalp_attention import (
