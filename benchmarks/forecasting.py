@@ -29,7 +29,8 @@ import torch
 from sjepa_nb.contextual_encoder import set_precision
 from sjepa_nb.corruption import target_tokens
 from sjepa_nb.files import write_whole
-from sjepa_nb.forecasting import Autoregression, Persistence, explained, look_ahead
+from sjepa_nb.forecasting import (
+    Autoregression, Persistence, explained, look_ahead, with_another_past)
 from sjepa_nb.model import SJEPA, SJEPAConfig, on_montage
 from sjepa_nb.pretraining import Pretraining, TrainingConfig
 from sjepa_nb.simulation import simulated_datasets
@@ -122,12 +123,6 @@ def latents_of(model, x):
     return [v.numpy() for v in (seen, predicted[:, :, AHEAD], true[:, :, AHEAD])]
 
 
-def with_another_past(model, x):
-    "Targets of the same seconds to come after the visible ones of another window."
-    other = np.concatenate([np.roll(x, 1, 0)[..., :SEEN * 128], x[..., SEEN * 128:]], -1)
-    return latents_of(model, other)[2]
-
-
 def baselines(): return {
     "persistence": Persistence(),
     "autoregressive": Autoregression(SEEN),
@@ -192,7 +187,8 @@ def with_network(name, model, fit, whose, runs):
         seen, predicted, true = latents_of(model, x)
         rows = [row("latent", "predictor", explained(true, predicted))]
         rows += [row("latent", n, explained(true, m.predict(seen))) for n, m in models]
-        rows += [row("latent", "another past", explained(true, with_another_past(model, x)))]
+        other = with_another_past(x, SEEN)
+        rows += [row("latent", "another past", explained(true, latents_of(model, other)[2]))]
         for what, (of_predicted, of_true) in readers.items():
             _, powers = powers_of(x, what == "share")
             by_band = name.startswith("trained")
