@@ -253,16 +253,15 @@ def main():
     p.add_argument("--files", nargs="*", default=[], help="eegmat's recordings")
     p.add_argument("--steps", type=int, default=3000)
     p.add_argument("--batch", type=int, default=4, help="windows a step")
-    p.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the trainings")
+    p.add_argument("--seeds", type=int, nargs="*", default=[0], help="of networks")
     args = p.parse_args()
     mne.set_log_level("ERROR")
     args.work.mkdir(parents=True, exist_ok=True)
     kind, work = "real" if args.real else "simulated", args.work
     store, split = real_windows(work, args.files) if args.real else simulated_windows(work)
     measure(kind, store, split, "none", None)
-    for seed in (0, 1, 2):
-        measure(kind, store, split, f"untrained, seed {seed}", untrained(store.montage, seed))
     for seed in args.seeds:
+        measure(kind, store, split, f"untrained, seed {seed}", untrained(store.montage, seed))
         model = trained(store, split, work / f"{kind}-{seed}", seed, args)
         measure(kind, store, split, f"trained, seed {seed}", model)
 
