@@ -140,13 +140,18 @@ MODEL = ("target_norm", "target", "collapse", "registers", "condition", "norm_ov
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]
 
 
+def folder_of(work, choice):
+    "Where the training of that name is."
+    return work / "".join(c if c.isalnum() else "-" for c in choice)
+
+
 def train(choice, change, work, steps, probes, windows=windows):
     "One training: rows of the final state and of the states on the way, and the run."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"], s["people"])
     config = TrainingConfig(patience=10_000, **{k: s[k] for k in CONFIGURED if k in s})
     sizes = SJEPAConfig.preset(s["size"], **{k: s[k] for k in MODEL if k in s})
-    folder = work / "".join(c if c.isalnum() else "-" for c in choice)
+    folder = folder_of(work, choice)
     resume = (folder / "checkpoint.pt").exists()
     run = Pretraining(store, split, folder, config, sizes, probes, resume, progress=False)
     row, start = dict(choice=choice, **s), time.monotonic()

@@ -1,11 +1,13 @@
 """What is each switch of the model worth, and pairs of them? A training for each, with three seeds.
 
     OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR [--only NAME …] [--steps N]
+    OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR --only NAME … --test
 
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
 of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
 4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
-results/switches.csv; those already there are skipped. Several processes may share DIR.
+results/switches.csv; those already there are skipped. Several processes may share DIR. With --test
+people 66 to 72 are asked of the trainings in DIR, one by one, for results/switches_test.csv.
 """
 import argparse
 import subprocess
@@ -14,10 +16,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from pretraining_choices import BASE, RESULTS, append, train, windows
+from pretraining_choices import BASE, RESULTS, append, folder_of, train, windows
 
 from sjepa_nb.batches import montage_masks
 from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
+from sjepa_nb.model import SJEPA
 
 SEEDS = 0, 1, 2
 SAME = dict(batch_size=8)  # in all that do not say otherwise
@@ -85,6 +88,20 @@ def row_of(name, seed, args, probes):
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)
 
 
+def test(args):
+    "Ask people who chose nothing."
+    for person in range(66, 73):
+        probes = simulated_probes((person,))
+        for seed in args.seeds:
+            for name in args.only or SWITCHES:
+                folder = folder_of(args.work, f"{name}, seed {seed}")
+                model = SJEPA.load(folder / "last.safetensors")
+                row = dict(choice=name, seed=seed, subject=person)
+                for probe in probes: row |= probe(model)
+                append(args.work, "switches_test.csv", [row | dict(commit=commit())])
+                print(row, flush=True)
+
+
 def done():
     "Choices and seeds that the table has already."
     path = RESULTS / "switches.csv"
@@ -100,9 +117,11 @@ def main():
     p.add_argument("--only", nargs="*", help="names of choices (default: all)")
     p.add_argument("--steps", type=int, default=5000)
     p.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
+    p.add_argument("--test", action="store_true", help="train nothing; ask people 66 to 72")
     args = p.parse_args()
     unknown = set(args.only or ()) - set(SWITCHES)
     if unknown: p.error(f"no such choice: {', '.join(unknown)}")
+    if args.test: return test(args)
     args.work.mkdir(parents=True, exist_ok=True)
     windows(args.work, BASE["length"], BASE["interval"])
     probes = simulated_probes((9, 10, 11, 12))
