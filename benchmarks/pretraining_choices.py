@@ -145,7 +145,7 @@ def folder_of(work, choice):
     return work / "".join(c if c.isalnum() else "-" for c in choice)
 
 
-def train(choice, change, work, steps, probes, windows=windows):
+def train(choice, change, work, steps, probes):
     "One training: rows of the final state and of the states on the way, and the run."
     s = BASE | dict(seed=0, steps=steps) | change
     store, split = windows(work, s["length"], s["interval"], s["people"])
