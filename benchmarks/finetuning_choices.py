@@ -35,12 +35,14 @@ SUBJECTS = dict(development=(9, 10, 13, 14, 15, 16), test=(55, 56, 57, 58, 59, 6
 RUNS = 200, 996, 200  # trials of a run: imagery, ERP (flashes; two runs), flicker
 TRIALS = 20, 40, 160, 0  # to train on
 OTHER_NORM = dict(window="frozen", frozen="window")
+OTHER_HEAD = dict(filters="random", norm="window")
+PAPER = OTHER_HEAD | dict(validation=.2)
 
 # name → settings; what is not named is as `BY_PARADIGM` has it, sixty epochs at most
 CHOICES = {
     "probe": dict(probe=True),
     "probe, other norm": dict(probe=True, norm="other"),
-    "the paper's": dict(filters="random", norm="window", validation=.2),
+    "the paper's": PAPER,
     "random filters": dict(filters="random"),
     "data": dict(),
     "data, other norm": dict(norm="other"),
@@ -50,6 +52,13 @@ CHOICES = {
     "data, weight decay": dict(weight_decay=1.),
     "data, smoothing": dict(label_smoothing=.2),
     "data, one epoch's weights": dict(average=1),
+    "data, sphere masks": dict(mask="sphere"),
+    "data, scattered masks": dict(mask="scattered"),
+    "the paper's, sphere masks": PAPER | dict(mask="sphere"),
+    "post-local": OTHER_HEAD | dict(head="post-local"),
+    "post-local, sphere masks": OTHER_HEAD | dict(head="post-local", mask="sphere"),
+    "contextual": OTHER_HEAD | dict(head="contextual"),
+    "contextual, sphere masks": OTHER_HEAD | dict(head="contextual", mask="sphere"),
     "EEGNet": dict(eegnet=True),
     "baselines": {},
 }

@@ -29,7 +29,7 @@ PEOPLE = dict(development=(9, 10), test=(66, 67, 68, 69, 70, 71, 72))
 TRIALS = 100, 600, 100
 RANDOM = ("random", None), ("random", 5e-4)
 WAYS = dict(development=(*RANDOM, ("simulated", None), ("simulated", 5e-4), ("simulated", 1e-4)),
-            test=(*RANDOM, ("simulated", None), ("simulated", 1e-4)))
+            test=(*RANDOM, ("simulated", None), ("simulated", 5e-4)))
 
 
 def windows(work, person):

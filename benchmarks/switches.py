@@ -22,6 +22,7 @@ from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
 SEEDS = 0, 1, 2
 SAME = dict(batch_size=8)  # in all that do not say otherwise
 LONG = dict(length=536, batch_size=4)
+GROWN = dict(steps=15_000, momentum=(.999, .9999))  # as the models that come with the package
 SWITCHES = {
     "base": {},
     "target signal": dict(target="signal"),
@@ -44,6 +45,8 @@ SWITCHES = {
     "position gradient": dict(position="gradient"),
     "scattered": dict(mask="scattered"),
     "scattered first": dict(mask_schedule="scattered first"),
+    "15,000 steps": GROWN,
+    "15,000 steps, scattered first": GROWN | dict(mask_schedule="scattered first"),
     "4 s": LONG,
     "4 s, norm over token": LONG | dict(norm_over="token"),
     "4 s, time": LONG | dict(mask="time", norm_over="token"),

@@ -80,9 +80,11 @@ def encode_all(
     encoder: ContextualEncoder,
     tokens,  # (batch, channels, tokens, width) of the local encoder
     code,  # (channels, tokens, width) position codes
-):  # (batch, channels × tokens, width)
-    "The context of every token, with nothing hidden."
+    visible=None,  # (batch, channels) bool: the channels that are looked at; all when None
+):  # (batch, channels × tokens, width); of hidden channels, nothing of use
+    "The context of every token."
+    exists = None if visible is None else visible.repeat_interleave(tokens.shape[2], 1)
     placed = (tokens + code).flatten(1, 2)
-    if not getattr(encoder, "condition", False): return encoder(placed)
+    if not getattr(encoder, "condition", False): return encoder(placed, exists)
     everywhere = pooled_position(code, torch.ones(1, len(code), device=code.device))
-    return encoder(placed, extra=everywhere.expand(len(tokens), -1, -1))
+    return encoder(placed, exists, extra=everywhere.expand(len(tokens), -1, -1))

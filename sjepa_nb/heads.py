@@ -37,8 +37,12 @@ class SpatialAggregation(nn.Module):
         self.bias = nn.Parameter(torch.empty(virtual_channels))
         for p in (self.weight, self.bias): nn.init.uniform_(p, -n_channels**-.5, n_channels**-.5)
 
-    def forward(self, x):
-        out = self.weight @ x.flatten(2) + self.bias[:, None]
+    def forward(self, x,
+        visible=None,  # (batch, channels) bool: the channels that are not hidden; all when None
+    ):
+        read = x.flatten(2)
+        if visible is not None: read = read * (visible / visible.float().mean(1, True))[..., None]
+        out = self.weight @ read + self.bias[:, None]
         return out.unflatten(2, x.shape[2:])
 
 # %% ../nbs/21_heads.ipynb #c3ea9fdf
@@ -183,28 +187,30 @@ def old(self: Downstream) -> list:
 @patch
 def features(self: Downstream,
     x,  # (batch, channels, samples)
+    visible=None,  # (batch, channels) bool: the channels that are not hidden; all when None
 ):  # (batch, channels, tokens, 64) from the contextual or the local encoder; pre-local: `x`
     "What comes before the new layers."
     if self.head == "pre-local": return x
     tokens = self.local_encoder(x)
     if self.head == "post-local": return tokens
-    context = encode_all(self.encoder, tokens, self.position(tokens.shape[2]))
+    context = encode_all(self.encoder, tokens, self.position(tokens.shape[2]), visible)
     return context.unflatten(1, tokens.shape[1:3])
 
 # %% ../nbs/21_heads.ipynb #77a73220
 @patch
 def scores(self: Downstream,
     features,  # from `features`
+    visible=None,  # as for `features`
 ):  # (batch, classes)
     "From there to the scores of the classes."
-    virtual = self.spatial(features)
+    virtual = self.spatial(features, visible)
     if self.head == "pre-local": virtual = self.local_encoder(virtual)
     return self.linear(self.dropout(virtual.flatten(1)))
 
 @patch
-def forward(self: Downstream, x):
+def forward(self: Downstream, x, visible=None):
     "Trials to scores."
-    return self.scores(self.features(x))
+    return self.scores(self.features(x, visible), visible)
 
 # %% ../nbs/21_heads.ipynb #d1b5be74
 FILTERS = "random", *FILTER_KINDS

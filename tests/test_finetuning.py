@@ -28,9 +28,12 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
 
 from sjepa_nb import finetuning
-from sjepa_nb.finetuning import SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe
+from sjepa_nb.finetuning import (
+    HIDING, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe,
+)
 from sjepa_nb.diagnostics import in_band, spatial_filters
 from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache, SpatialAggregation
+from sjepa_nb.masking import Masks
 from sjepa_nb.montage import named_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
@@ -80,9 +83,9 @@ def computed(monkeypatch):
     FEATURES.clear()
     seen, features = [], Downstream.features
 
-    def counted(self, x):
+    def counted(self, x, *visible):
         seen.append(len(x))
-        return features(self, x)
+        return features(self, x, *visible)
 
     monkeypatch.setattr(Downstream, "features", counted)
     return seen
@@ -320,6 +323,79 @@ def test_dropout_smoothing_and_decay_change_the_training(weights):
     for setting in (dict(dropout=.5), dict(label_smoothing=.1), dict(weight_decay=1.)):
         other = quick(weights, epochs=4, **setting).fit(X, y).history_
         assert not other.equals(plain), setting
+
+
+# ------------------------------------------------------------------------- hidden channels
+
+def hide_the_third(n, generator):
+    "A mask that hides one channel of six in every trial."
+    hidden = (torch.arange(6) == 2).expand(n, -1)
+    return Masks(~hidden, torch.arange(n), hidden, torch.arange(n))
+
+
+def tuned(model, x, y, head, strategy, mask, **settings):
+    "A network that `fine_tune` trained, and its history."
+    torch.manual_seed(0)
+    net = Downstream(head, 2, x.shape[2], 6, model.montage, model)
+    settings = dict(epochs=4, warmup_epochs=2, validation=0) | settings
+    return net, fine_tune(net, x, y, strategy, mask=mask, **settings)
+
+
+@each_way
+def test_what_is_hidden_changes_no_loss_and_no_weight(weights, head, strategy):
+    "Not through the features that were computed once, not through what looked at it."
+    x, y = map(torch.from_numpy, trials(20))
+    other = x.clone()
+    other[:, 2] = 50 * torch.randn(20, 200)
+    for mask, same in ((hide_the_third, True), (None, False)):
+        (one, losses), (two, others) = [
+            tuned(weights, signals, y, head, strategy, mask) for signals in (x, other)]
+        assert losses.equals(others) == same and all(equal(one, two)) == same
+    assert not torch.equal(one(x), one(other))  # a prediction sees all
+
+
+@each_way
+def test_validation_trials_are_seen_whole(weights, head, strategy):
+    x, y = map(torch.from_numpy, trials(40))
+    net, history = tuned(weights, x, y, head, strategy, hide_the_third, validation=.2)
+    valid = torch.from_numpy(finetuning.split_validation(y, .2, 0)[1])
+    loss = finetuning.validation_loss(net, "full", x[valid], y[valid])
+    assert np.isclose(loss, history.valid_loss.min(), atol=1e-6)
+
+
+def test_a_sum_of_what_is_left_is_as_large_as_that_of_all():
+    aggregate, visible = SpatialAggregation(6, 2), hide_the_third(5, None).visible
+    torch.nn.init.constant_(aggregate.weight, .3)
+    for x in (torch.ones(5, 6, 7), torch.ones(5, 6, 3, 4)):  # signals, tokens
+        torch.testing.assert_close(aggregate(x, visible), aggregate(x))
+
+
+@pytest.mark.parametrize("mask", HIDING)
+def test_masks_are_drawn_from_the_seed(weights, mask):
+    "Whatever else draws; and a classifier that was kept is fitted again with the same ones."
+    X, y = trials(40)
+    fits = []
+    for settings in (dict(), dict(), dict(random_state=1), dict(mask=None)):
+        torch.rand(3)
+        fits.append(quick(weights, epochs=6, **dict(mask=mask) | settings).fit(X, y).history_)
+    assert fits[0].equals(fits[1]) and not fits[0].equals(fits[2])
+    assert not fits[0].equals(fits[3])
+
+
+def test_a_mask_is_kept_in_a_file(weights, tmp_path):
+    X, y = trials(40)
+    c = quick(weights, head="post-local", mask="sphere", epochs=3).fit(X, y)
+    c.save(tmp_path / "c")
+    again = SJEPAClassifier.load(tmp_path / "c")
+    assert np.array_equal(again.predict_proba(X), c.predict_proba(X))
+    again.save(tmp_path / "c")
+    again = SJEPAClassifier.load(tmp_path / "c")
+    assert clone(again).fit(X, y).history_.equals(c.history_) and again.mask == "sphere"
+
+
+def test_one_channel_cannot_be_hidden(weights):
+    with pytest.raises(ValueError, match="a mask needs at least 2 channels"):
+        quick(weights, channels=("Cz",), mask="sphere").fit(trials(30)[0][:, :1], trials(30)[1])
 
 
 def test_threads_give_what_one_thread_gives(weights):
@@ -598,12 +674,16 @@ TRIALS = {"only one class": dict(y=np.zeros(30)),
 SETTINGS = {"channels without a position: Ear": dict(channels=CHANNELS[:-1] + ("Ear",),
                                                      head="contextual"),
             'head="contextual" needs to know where': dict(channels=None, head="contextual"),
+            'mask="sphere" needs to know where': dict(channels=None, mask="sphere"),
+            "channels without a position: Eye": dict(channels=CHANNELS[:-1] + ("Eye",),
+                                                     mask="sphere"),
             "6 channels, and 3 names": dict(channels=CHANNELS[:3]),
             "weights are an SJEPA": dict(weights=3)}
 IMPOSSIBLE = [("epochs", 0), ("patience", 0), ("validation", 1.5), ("learning_rate", 0.),
               ("head", "x"), ("strategy", "x"), ("virtual_channels", 0), ("scale", "x"),
               ("reference", "Cz"), ("norm", "x"), ("filters", "ica"), ("average", 0),
-              ("weight_decay", -1.), ("dropout", 1.), ("label_smoothing", 1.)]
+              ("weight_decay", -1.), ("dropout", 1.), ("label_smoothing", 1.),
+              ("mask", "fixed budget")]
 
 
 @pytest.mark.parametrize("message", TRIALS)
