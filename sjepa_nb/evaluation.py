@@ -288,8 +288,9 @@ class Whole(nn.Module):
     @property
     def new(self): return list(self.parameters())
     def features(self, x): return x
-    def scores(self, x): return self.network(x)
-    def forward(self, x): return self.network(x)
+    def forward(self, x, visible=None):
+        return self.network(x if visible is None else x * visible[..., None])
+    def scores(self, x, visible=None): return self(x, visible)
 
 # %% ../nbs/23_evaluation.ipynb #dbd338d3
 class EEGNetClassifier(SJEPAClassifier):

@@ -88,7 +88,8 @@ def choose_parts(
 
 # %% ../nbs/22_finetuning.ipynb #404b780e
 def _loss(net, strategy, x, y, smoothing=0., visible=None):
-    scores = net.scores(x, visible) if strategy == "new" else net(x, visible)
+    hidden = {} if visible is None else dict(visible=visible)
+    scores = net.scores(x, **hidden) if strategy == "new" else net(x, **hidden)
     return nn.functional.cross_entropy(scores, y, label_smoothing=smoothing)
 
 # %% ../nbs/22_finetuning.ipynb #7833bfe2

@@ -26,12 +26,14 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
+from torch import nn
 
 from sjepa_nb import finetuning
 from sjepa_nb.finetuning import (
     HIDING, SJEPAClassifier, SJEPAFeatures, fine_tune, sjepa_probe,
 )
 from sjepa_nb.diagnostics import in_band, spatial_filters
+from sjepa_nb.evaluation import Whole
 from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache, SpatialAggregation
 from sjepa_nb.masking import Masks
 from sjepa_nb.montage import named_montage
@@ -838,3 +840,17 @@ def test_features_refuse_trials(weights):
     f = SJEPAFeatures(weights, channels=CHANNELS).fit(X)
     with pytest.raises(ValueError, match="fit saw 6 and 200"): f.transform(X[..., :160])
     with pytest.raises(ValueError, match="multiply by 1e6"): f.transform(X * 1e-6)
+
+
+def test_a_network_of_ones_own_needs_to_know_nothing_of_masks():
+    "EEGNet's wrapper leaves hidden channels out; another network is not told of masks."
+    class Plain(nn.Module):
+        def scores(self, x): return x.mean(2)
+
+    x, y = torch.randn(4, 2, 50), torch.tensor([0, 1, 0, 1])
+    plain = finetuning._loss(Plain(), "new", x, y)
+    whole = Whole(nn.AvgPool1d(50))
+    few = torch.tensor([[True, False]]).expand(4, -1)
+    scores = whole.scores(x, few).flatten(1)
+    assert torch.equal(scores[:, 1], torch.zeros(4)) and scores[:, 0].abs().min() > 0
+    assert torch.isclose(nn.functional.cross_entropy(whole(x).flatten(1), y), plain)
