@@ -207,7 +207,6 @@ def _trained_way(net, phase, mask):
     changes_all = mask is not None and net.head == "contextual"  # each token looks at all others
     return "full" if changes_all else phase
 
-
 # %% ../nbs/22_finetuning.ipynb #6fa70156
 def fine_tune(
     net: Downstream,  # changed in place; on the device of `x`
@@ -628,7 +627,6 @@ def _check_places(self: TrialEstimator, montage):
 def _masks(self: SJEPAClassifier, montage):
     "What hides channels of the training trials, or None. Raises `ValueError` for one channel."
     return HIDING[self.mask](montage) if self.mask else None
-
 
 # %% ../nbs/22_finetuning.ipynb #24636a19
 TRAINING = (  # settings that `fine_tune` takes

@@ -323,7 +323,7 @@ class Pretrain(Recordings, Windows, Network, Training, Probes, Machine, Run):
   sjepa_pretrain --dataset simulated --length 1 --epochs 20 --out first_run
   sjepa_pretrain --dataset PhysionetMI --subjects 1 2 3 4 --valid-subjects 4 --length 16 --out run
   sjepa_pretrain --recordings day1.edf clinic/ bids_dataset/ --skip-bad --out mine
-  sjepa_pretrain --recordings me.edf --weights simulated --learning-rate 1e-4 --out adapted
+  sjepa_pretrain --recordings me.edf --weights simulated --length 1 --steps 1000 --out adapted
   sjepa_pretrain --resume --out run
   torchrun --nproc-per-node 4 --max-restarts 3 --no-python sjepa_pretrain --dataset Lee2019_MI
 
