@@ -1,18 +1,18 @@
 """What is a pre-training on one dataset worth to another? Every source, every target.
 
     OMP_NUM_THREADS=1 python benchmarks/across_datasets.py --work DIR --files eegmat/*.edf
-    OMP_NUM_THREADS=1 python benchmarks/across_datasets.py --work DIR --heads [--only SOURCE …]
+        [--only SOURCE …]
 
 Sources: simulated people (36 of population 1), PhysionetMI (1 to 3, and the rest runs of six more),
 eegmat (18 people; --files), Kalunga2016 (SSVEPExo, four people); a network of size 4/8/256 is
 trained on each, windows of 1.19 s, 32 a step, the last weights kept. Targets: simulated people 48
 to 54 (MI, ERP, SSVEP), PhysionetMI 1 to 3 (two pairs of classes), Kalunga2016 1 to 4. Nobody is
 asked of a network that was trained on them: where source and target are the same dataset, the
-training is repeated without those who are asked. First the probes of frozen tokens, as in
-frozen_tokens.py; with --heads a new head (encoder frozen) and full fine-tuning, from forty trials
-(simulated) or four fifths of them (real, five folds), beside random weights. Rows go to
-results/across_datasets.csv and results/across_datasets_heads.csv; those there are skipped. Several
-processes may share DIR. Set MNE_DATA.
+training is repeated without those who are asked. Each person's pre-local heads are a closed form,
+a new head on the frozen encoder, and full fine-tuning, with filters and norm by paradigm; from
+forty trials (simulated; the score on all others) or in five folds (real), beside random weights.
+Rows go to results/across_datasets.csv; those there are skipped. Several processes may share DIR.
+Set MNE_DATA.
 """
 import argparse
 import warnings
@@ -21,15 +21,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
-from frozen_tokens import PEOPLE, TASKS, TRIALS, ask
+from frozen_tokens import PEOPLE, TASKS, TRIALS
 from pretraining_choices import BASE, RESULTS, about, append
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from switches import commit
 
-from sjepa_nb.contextual_encoder import set_precision
 from sjepa_nb.diagnostics import make_probe
 from sjepa_nb.evaluation import default_metric, score_of
-from sjepa_nb.finetuning import BY_PARADIGM, SJEPAClassifier
+from sjepa_nb.finetuning import BY_PARADIGM, SJEPAClassifier, sjepa_probe
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.preprocessing import Preprocessing
@@ -122,29 +121,28 @@ def may_ask(name, dataset, person):
     return not unseen
 
 
-def heads(name, model, dataset, paradigm, person, probe):
-    "A row for a new head and one for full fine-tuning: the mean over the folds."
+def head(strategy, model, names, paradigm):
+    "An estimator of one kind."
+    settings = dict(channels=list(names)) | BY_PARADIGM[paradigm]
+    if strategy == "closed form": return sjepa_probe(model, **settings)
+    return SJEPAClassifier(model, strategy=strategy, epochs=60, validation=0, **settings)
+
+
+def rows_of(name, model, dataset, paradigm, person, probe):
+    "What a model is worth to one person, for each kind of head: the mean over the folds."
     x, y = probe.trials[0]
     few = StratifiedShuffleSplit(1, train_size=40, random_state=0)
     folds = few if dataset == "simulated" else StratifiedKFold(5, shuffle=True, random_state=0)
-    for strategy in ("new", "full"):
+    for strategy in ("closed form", "new", "full"):
         scores = []
         for train, test in folds.split(y, y):
-            made = SJEPAClassifier(model, channels=list(probe.names), strategy=strategy, epochs=60,
-                                   validation=0, **BY_PARADIGM[paradigm])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                fitted = made.fit(x[train], y[train])
+                fitted = head(strategy, model, probe.names, paradigm).fit(x[train], y[train])
                 scores.append(score_of(default_metric(paradigm), y[test], fitted, x[test]))
         yield dict(model=name, dataset=dataset, task=probe.name, subject=str(person),
                    strategy=strategy, score=sum(scores) / len(scores), folds=len(scores),
                    train_trials=len(train), chance=probe.chance)
-
-
-def rows_of(args, name, model, dataset, paradigm, person, probe):
-    "What one model is worth to one person."
-    if args.heads: return list(heads(name, model, dataset, paradigm, person, probe))
-    return [ask(probe, name, model, dataset, person)]
 
 
 def done(path):
@@ -157,11 +155,10 @@ def done(path):
 def ask_all(args, name, seed, asked, path):
     "All people of all targets who may be asked of one network."
     model = untrained(seed) if name == "random" else trained(args, name, seed)
-    set_precision(model, "auto", "cpu")
     for dataset, paradigm, person, probe in asked:
         if name != "random" and not may_ask(name, dataset, person): continue
         if (name, seed, dataset, probe.name, str(person)) in done(path): continue
-        rows = rows_of(args, name, model, dataset, paradigm, person, probe)
+        rows = rows_of(name, model, dataset, paradigm, person, probe)
         more = dict(seed=seed, steps=0 if name == "random" else args.steps, commit=commit())
         append(args.work, path.name, [r | more | about() for r in rows])
         print(name, seed, dataset, probe.name, person, flush=True)
@@ -176,10 +173,9 @@ def main():
     p.add_argument("--seeds", type=int, nargs="*", default=[0])
     p.add_argument("--steps", type=int, default=5000)
     p.add_argument("--mask-schedule", default=TrainingConfig.mask_schedule)
-    p.add_argument("--heads", action="store_true", help="train heads, not probes alone")
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"across_datasets{'_heads' * args.heads}.csv"
+    path = RESULTS / "across_datasets.csv"
     asked = list(targets())
     for seed in args.seeds:
         for name in args.only or ["random", *SOURCES]:
