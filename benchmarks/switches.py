@@ -2,12 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR [--only NAME …] [--steps N]
     OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR --only NAME … --test
+    OMP_NUM_THREADS=1 python benchmarks/switches.py --work DIR --test --weights MODEL …
 
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
 of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
 4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
 results/switches.csv; those already there are skipped. Several processes may share DIR. With --test
-people 66 to 72 are asked of the trainings in DIR, one by one, for results/switches_test.csv.
+people 66 to 72 are asked of the trainings in DIR, or of models, one by one, for
+results/switches_test.csv.
 """
 import argparse
 import subprocess
@@ -88,18 +90,23 @@ def row_of(name, seed, args, probes):
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)
 
 
+def to_test(args):
+    "Name, seed and weights of what is asked of people who chose nothing."
+    if args.weights: return [(f"model {Path(w).name}", 0, w) for w in args.weights]
+    return [(name, seed, folder_of(args.work, f"{name}, seed {seed}") / "last.safetensors")
+            for seed in args.seeds for name in args.only or SWITCHES]
+
+
 def test(args):
     "Ask people who chose nothing."
     for person in range(66, 73):
         probes = simulated_probes((person,))
-        for seed in args.seeds:
-            for name in args.only or SWITCHES:
-                folder = folder_of(args.work, f"{name}, seed {seed}")
-                model = SJEPA.load(folder / "last.safetensors")
-                row = dict(choice=name, seed=seed, subject=person)
-                for probe in probes: row |= probe(model)
-                append(args.work, "switches_test.csv", [row | dict(commit=commit())])
-                print(row, flush=True)
+        for name, seed, weights in to_test(args):
+            model = SJEPA.from_pretrained(weights)
+            row = dict(choice=name, seed=seed, subject=person)
+            for probe in probes: row |= probe(model)
+            append(args.work, "switches_test.csv", [row | dict(commit=commit())])
+            print(row, flush=True)
 
 
 def done():
@@ -118,6 +125,7 @@ def main():
     p.add_argument("--steps", type=int, default=5000)
     p.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     p.add_argument("--test", action="store_true", help="train nothing; ask people 66 to 72")
+    p.add_argument("--weights", nargs="*", help="models to test instead: names, files, folders")
     args = p.parse_args()
     unknown = set(args.only or ()) - set(SWITCHES)
     if unknown: p.error(f"no such choice: {', '.join(unknown)}")
