@@ -83,8 +83,7 @@ def trained(args, name, seed):
     last = folder / "last.safetensors"
     if not last.exists():
         store, split = windows(args.work, name, args.files)
-        config = TrainingConfig(steps=args.steps, mask_schedule=args.mask_schedule, seed=seed,
-                                patience=10_000)
+        config = TrainingConfig(steps=args.steps, seed=seed, patience=10_000)
         resume = (folder / "checkpoint.pt").exists()
         run = Pretraining(store, split, folder, config, SIZES, resume=resume, progress=False)
         run.run()
@@ -172,7 +171,6 @@ def main():
     p.add_argument("--only", nargs="*", choices=[*SOURCES, "random"], help="sources (default: all)")
     p.add_argument("--seeds", type=int, nargs="*", default=[0])
     p.add_argument("--steps", type=int, default=5000)
-    p.add_argument("--mask-schedule", default=TrainingConfig.mask_schedule)
     args = p.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "across_datasets.csv"
