@@ -76,7 +76,10 @@ def splines(
     montage: Montage,
     bads,  # names of the channels that are interpolated
 ) -> np.ndarray:  # (channels, channels): rows of good channels keep them as they are
-    "Weights by which MNE's spherical splines interpolate channels from those that remain."
+    """Weights by which MNE's spherical splines interpolate channels from those that remain. Raises
+    `ValueError` below four channels: no sphere can be fitted to them."""
+    if len(montage) < 4:
+        raise ValueError(f"splines need four channels or more, not {len(montage)}: {montage}")
     one_each = mne.EvokedArray(np.eye(len(montage)), mne_info(montage), verbose="ERROR")
     one_each.info["bads"] = list(bads)
     return one_each.interpolate_bads(verbose="ERROR").data

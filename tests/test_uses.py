@@ -87,6 +87,12 @@ def test_spline_weights_are_what_mne_interpolates(x):
     assert not spline_weights(montage, "C3", .7)[near].any()
 
 
+def test_splines_of_three_channels_are_refused_in_words():
+    with pytest.raises(ValueError, match="splines need four channels or more, not 3"):
+        spline_weights(named_montage(["C3", "Cz", "C4"]), "C3")
+    assert spline_weights(named_montage(["C3", "Cz", "C4", "Pz"]), "C3").shape == (4,)
+
+
 def test_faults_change_their_channels_alone_and_leave_the_original(x):
     rng, before = np.random.default_rng(0), x.copy()
     swapped, noisy, flat = swap(x, 1, 2), loose(x, 3, rng), dead(x, 4, rng)
