@@ -490,14 +490,18 @@ def pretrain(
 
 # %% ../nbs/26_runs.ipynb #93e04c10
 def _name_of(file):
-    "The name of weights: length and radius of the run that made them, else the file's."
+    "The name of weights: length, radius and masks of the run that made them, else the file's."
     told = file.parent / "run.json"
     if not told.is_file(): return file.stem if file.suffix else file.name
     run = read_json(told, dict)
-    try: return f"{n_tokens(run['data']['samples'])}s-{run['training']['radius']:.0%}"
+    try:
+        name = f"{n_tokens(run['data']['samples'])}s-{run['training']['radius']:.0%}"
+        kinds = [run["training"].get(k, "sphere") for k in ("mask", "mask_schedule")]
     except (LookupError, TypeError, ValueError):
         raise ValueError(f"{told} does not say what was trained: name the weights, "
                          "NAME=PATH") from None
+    masks = [m.replace(" ", "-") for m in kinds if m not in ("sphere", "constant")]
+    return "-".join([name, *masks])
 
 def _file_in(path):
     "The file of weights in a run's folder; else the path itself."

@@ -513,6 +513,13 @@ def test_names_from_runs(weights, tmp_path):
     assert list(weights_of([str(run)])) == ["16s-60%"]
     with pytest.raises(ValueError, match="two --weights are called 16s-60%"):
         weights_of([str(run)] * 2)
+    masks = dict(mask="blocks", mask_schedule="scattered first")
+    about["training"] |= masks
+    (run / "run.json").write_text(json.dumps(about))
+    assert list(weights_of([str(run)])) == ["16s-60%-blocks-scattered-first"]
+    (run / "run.json").write_text(json.dumps(about | dict(training="sphere")))
+    with pytest.raises(ValueError, match="does not say what was trained"):
+        weights_of([str(run)])
 
 
 # ---------------------------------------------------------------- real recordings
