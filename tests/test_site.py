@@ -98,8 +98,8 @@ def test_sidebar_lists_every_page_in_order(site):
     listed = flat(sidebar["contents"])
     numbered = sorted(p.name for p in PAGES if re.match(r"\d\d_", p.name))
     first = ["index", "fifteen_minutes", "your_recordings"]
-    last = ["evidence", "choices", "relatives", "across_datasets", "learnt_first", "cost",
-            "glossary"]
+    last = ["evidence", "choices", "relatives", "across_datasets", "more_data",
+            "learnt_first", "cost", "glossary"]
     assert listed == [f"{n}.ipynb" for n in first] + numbered + [f"{n}.ipynb" for n in last]
     assert set(listed) == {p.name for p in PAGES}
 
