@@ -27,6 +27,7 @@ from sjepa_nb.model import SJEPA
 SEEDS = 0, 1, 2
 SAME = dict(batch_size=8)  # in all that do not say otherwise
 LONG = dict(length=536, batch_size=4)
+FIRST = dict(mask_schedule="scattered first")
 GROWN = dict(steps=15_000, momentum=(.999, .9999))  # as the models that come with the package
 SWITCHES = {
     "base": {},
@@ -43,15 +44,15 @@ SWITCHES = {
     "base, radius 1.0": dict(radius=1.),
     "registers 4, momentum 0.9": dict(registers=4, momentum=(.9, .9)),
     "base, momentum 0.9": dict(momentum=(.9, .9)),
-    "collapse sigreg, condition": dict(collapse="sigreg", condition=True),
-    "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
-    "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
     "registers 4, condition": dict(registers=4, condition=True),
     "position gradient": dict(position="gradient"),
     "scattered": dict(mask="scattered"),
-    "scattered first": dict(mask_schedule="scattered first"),
+    "scattered first": FIRST,
+    "scattered first, condition": FIRST | dict(condition=True),
+    "scattered first, registers 4": FIRST | dict(registers=4),
+    "scattered first, position gradient": FIRST | dict(position="gradient"),
     "15,000 steps": GROWN,
-    "15,000 steps, scattered first": GROWN | dict(mask_schedule="scattered first"),
+    "15,000 steps, scattered first": GROWN | FIRST,
     "4 s": LONG,
     "4 s, norm over token": LONG | dict(norm_over="token"),
     "4 s, time": LONG | dict(mask="time", norm_over="token"),
