@@ -7,9 +7,9 @@
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
 of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
 4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
-results/switches.csv; those already there are skipped. Several processes may share DIR. With --test
-people 66 to 72 are asked of the trainings in DIR, or of models, one by one, for
-results/switches_test.csv.
+results/switches.csv, the states on the way to switches_curves.csv; what is there is skipped.
+Several processes may share DIR. With --test people 66 to 72 are asked of the trainings in DIR, or
+of models, one by one, for results/switches_test.csv.
 """
 import argparse
 import subprocess
@@ -79,16 +79,17 @@ def ranks(work, run, change):
 
 
 def row_of(name, seed, args, probes):
-    "One training, and what is written down of it."
+    "One training: what is written down of its end, and of the states on the way."
     change = SAME | SWITCHES[name] | dict(seed=seed)
-    row, _, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
+    row, curve, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
     switches = {k: getattr(run.model.config, k)
                 for k in ("target", "collapse", "registers", "condition", "norm_over", "position")}
-    return row | switches | ranks(args.work, run, change) | dict(
+    row |= switches | ranks(args.work, run, change) | dict(
         choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)
+    return row, [state | dict(choice=name, seed=seed) for state in curve]
 
 
 def to_test(args):
@@ -143,8 +144,9 @@ def main():
             except Timeout: continue  # another process is at it
             with lock:
                 if (name, seed) in done(): continue
-                row = row_of(name, seed, args, probes)
+                row, curve = row_of(name, seed, args, probes)
                 append(args.work, "switches.csv", [row])
+                append(args.work, "switches_curves.csv", curve)
                 print({k: row[k] for k in ("choice", "seed", "loss", "seconds")}, flush=True)
 
 
