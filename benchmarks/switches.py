@@ -80,7 +80,7 @@ def ranks(work, run, change):
 
 def row_of(name, seed, args, probes):
     "One training: what is written down of its end, and of the states on the way."
-    change = SAME | SWITCHES[name] | dict(seed=seed)
+    change = SAME | SWITCHES[name] | dict(seed=seed, probe_steps=args.probe_steps)
     row, curve, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
@@ -125,6 +125,7 @@ def main():
     p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
     p.add_argument("--only", nargs="*", help="names of choices (default: all)")
     p.add_argument("--steps", type=int, default=5000)
+    p.add_argument("--probe-steps", type=int, default=1000, help="between two looks on the way")
     p.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     p.add_argument("--test", action="store_true", help="train nothing; ask people 66 to 72")
     p.add_argument("--weights", nargs="*", help="models to test instead: names, files, folders")
