@@ -82,6 +82,7 @@ def row_of(name, seed, args, probes):
     "One training: what is written down of its end, and of the states on the way."
     change = SAME | SWITCHES[name] | dict(seed=seed, probe_steps=args.probe_steps)
     row, curve, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
+    row.pop("probe_steps")  # changes nothing in the training
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
     switches = {k: getattr(run.model.config, k)
