@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/more_data.py --work DIR [--only NAME …] [--seeds 0 1]
 
 Networks of size 4/8/256 are trained for the same number of steps, 32 windows of 1.19 s each, on 2,
-8, 40 and 160 simulated people of population 1, and on 40 of them with no more windows than 2 and 8
-people have; all validate on the same four. Frozen tokens are asked of people 9 to 12 of population
-0. Rows go to results/more_data.csv; those there are skipped. Several processes may share DIR.
+8, 40 and 160 simulated people of population 1; on 40 with no more windows than 2 have, and on 2
+with an eighth of theirs. All validate on the same four. Frozen tokens are asked of people 9 to 12
+of population 0. Rows go to results/more_data.csv; those there are skipped. Several processes may
+share DIR.
 """
 import argparse
 from pathlib import Path
@@ -24,13 +25,13 @@ from sjepa_nb.sources import moabb_sources
 from sjepa_nb.store import build_store, split_by_subject
 
 VALID = 161, 162, 163, 164
-CHOICES = {  # name → people, and of how many people the windows are as many
-    "2 people": (2, 2),
-    "8 people": (8, 8),
-    "40 people": (40, 40),
-    "160 people": (160, 160),
-    "40 people, windows of 2": (40, 2),
-    "40 people, windows of 8": (40, 8),
+CHOICES = {  # name → people, and the share of their windows
+    "2 people": (2, 1),
+    "8 people": (8, 1),
+    "40 people": (40, 1),
+    "160 people": (160, 1),
+    "40 people, a twentieth of their windows": (40, 1 / 20),
+    "2 people, an eighth of their windows": (2, 1 / 8),
 }
 
 
@@ -42,14 +43,13 @@ def windows(work):
                        progress=False)
 
 
-def part(store, people, as_many_as, seed):
-    "Which windows train: of the first people, and no more than the first few have."
+def part(store, people, share, seed):
+    "Which windows train: so many of the first people's, and each as often as makes an epoch of all."
     split = split_by_subject(store.index, valid=[str(v) for v in VALID])
     subject = store.index.subject.to_numpy()[split["train"]].astype(int)
     chosen = split["train"][subject <= people]
-    most = (subject <= as_many_as).sum()
-    if most < len(chosen):
-        chosen = np.sort(np.random.default_rng(seed).choice(chosen, most, replace=False))
+    few = np.random.default_rng(seed).choice(chosen, round(share * len(chosen)), replace=False)
+    chosen = np.repeat(np.sort(few), round(1 / share))
     return dict(split, train=chosen, valid=split["valid"][::4])  # each takes a pass an epoch
 
 
@@ -64,7 +64,7 @@ def row_of(name, seed, args, probes):
                       resume, progress=False)
     run.run()
     last, _ = read(folder, name)
-    return dict(choice=name, people=CHOICES[name][0], windows=len(split["train"]), seed=seed,
+    return dict(choice=name, people=CHOICES[name][0], windows=len(set(split["train"])), seed=seed,
                 steps=run.step, windows_seen=run.step * config.batch_size) | last | dict(
                 commit=commit()) | about()
 
