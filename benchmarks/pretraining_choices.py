@@ -134,7 +134,7 @@ def given(name, probes):
 
 
 CONFIGURED = ("steps", "seed", "batch_size", "learning_rate", "predictor_rate", "momentum", "mask",
-              "radius", "crop", "mask_schedule")
+              "radius", "crop", "mask_schedule", "probe_steps")
 MODEL = ("target_norm", "target", "collapse", "registers", "condition", "norm_over",
          "position")
 KEPT = ["train_loss", "loss", "trivial", "positional", "spread", "rank", "bands", "random_share"]

@@ -7,9 +7,9 @@
 The training, the people and the probes are those of pretraining_choices.py: size 4/8/256, windows
 of 1.2 s of simulated people 1 to 8, but eight of them a step, so that many seeds can be had (of
 4.2 s: four a step); frozen tokens are asked of people 9 to 12. Rows are added to
-results/switches.csv; those already there are skipped. Several processes may share DIR. With --test
-people 66 to 72 are asked of the trainings in DIR, or of models, one by one, for
-results/switches_test.csv.
+results/switches.csv, the states on the way to switches_curves.csv; what is there is skipped.
+Several processes may share DIR. With --test people 66 to 72 are asked of the trainings in DIR, or
+of models, one by one, for results/switches_test.csv.
 """
 import argparse
 import subprocess
@@ -27,6 +27,7 @@ from sjepa_nb.model import SJEPA
 SEEDS = 0, 1, 2
 SAME = dict(batch_size=8)  # in all that do not say otherwise
 LONG = dict(length=536, batch_size=4)
+FIRST = dict(mask_schedule="scattered first")
 GROWN = dict(steps=15_000, momentum=(.999, .9999))  # as the models that come with the package
 SWITCHES = {
     "base": {},
@@ -43,15 +44,15 @@ SWITCHES = {
     "base, radius 1.0": dict(radius=1.),
     "registers 4, momentum 0.9": dict(registers=4, momentum=(.9, .9)),
     "base, momentum 0.9": dict(momentum=(.9, .9)),
-    "collapse sigreg, condition": dict(collapse="sigreg", condition=True),
-    "collapse sigreg, registers 4": dict(collapse="sigreg", registers=4),
-    "collapse sigreg, target signal": dict(collapse="sigreg", target="signal"),
     "registers 4, condition": dict(registers=4, condition=True),
     "position gradient": dict(position="gradient"),
     "scattered": dict(mask="scattered"),
-    "scattered first": dict(mask_schedule="scattered first"),
+    "scattered first": FIRST,
+    "scattered first, condition": FIRST | dict(condition=True),
+    "scattered first, registers 4": FIRST | dict(registers=4),
+    "scattered first, position gradient": FIRST | dict(position="gradient"),
     "15,000 steps": GROWN,
-    "15,000 steps, scattered first": GROWN | dict(mask_schedule="scattered first"),
+    "15,000 steps, scattered first": GROWN | FIRST,
     "4 s": LONG,
     "4 s, norm over token": LONG | dict(norm_over="token"),
     "4 s, time": LONG | dict(mask="time", norm_over="token"),
@@ -78,16 +79,18 @@ def ranks(work, run, change):
 
 
 def row_of(name, seed, args, probes):
-    "One training, and what is written down of it."
-    change = SAME | SWITCHES[name] | dict(seed=seed)
-    row, _, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
+    "One training: what is written down of its end, and of the states on the way."
+    change = SAME | SWITCHES[name] | dict(seed=seed, probe_steps=args.probe_steps)
+    row, curve, run = train(f"{name}, seed {seed}", change, args.work, args.steps, probes)
+    row.pop("probe_steps")  # changes nothing in the training
     steps = pd.read_csv(run.folder / "steps.csv")
     command = f"python benchmarks/switches.py --work DIR --steps {args.steps} --only '{name}'"
     switches = {k: getattr(run.model.config, k)
                 for k in ("target", "collapse", "registers", "condition", "norm_over", "position")}
-    return row | switches | ranks(args.work, run, change) | dict(
+    row |= switches | ranks(args.work, run, change) | dict(
         choice=name, seed=seed, seconds_a_step=float(steps.seconds.median()),
         windows_seen=run.step * change["batch_size"], commit=commit(), command=command)
+    return row, [state | dict(choice=name, seed=seed) for state in curve]
 
 
 def to_test(args):
@@ -123,6 +126,7 @@ def main():
     p.add_argument("--work", type=Path, required=True, help="folder of windows and runs")
     p.add_argument("--only", nargs="*", help="names of choices (default: all)")
     p.add_argument("--steps", type=int, default=5000)
+    p.add_argument("--probe-steps", type=int, default=1000, help="between two looks on the way")
     p.add_argument("--seeds", type=int, nargs="*", default=SEEDS)
     p.add_argument("--test", action="store_true", help="train nothing; ask people 66 to 72")
     p.add_argument("--weights", nargs="*", help="models to test instead: names, files, folders")
@@ -142,8 +146,9 @@ def main():
             except Timeout: continue  # another process is at it
             with lock:
                 if (name, seed) in done(): continue
-                row = row_of(name, seed, args, probes)
+                row, curve = row_of(name, seed, args, probes)
                 append(args.work, "switches.csv", [row])
+                append(args.work, "switches_curves.csv", curve)
                 print({k: row[k] for k in ("choice", "seed", "loss", "seconds")}, flush=True)
 
 
