@@ -44,7 +44,7 @@ def windows(work):
 
 
 def part(store, people, share, seed):
-    "Which windows train: so many of the first people's, and each as often as makes an epoch of all."
+    "Which windows train: so many of the first people's, repeated until an epoch is that of all."
     split = split_by_subject(store.index, valid=[str(v) for v in VALID])
     subject = store.index.subject.to_numpy()[split["train"]].astype(int)
     chosen = split["train"][subject <= people]
