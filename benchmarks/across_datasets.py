@@ -20,9 +20,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from frozen_tokens import PEOPLE, TASKS, TRIALS
-from pretraining_choices import BASE, RESULTS, about, append
+from pretraining_choices import BASE, RESULTS, about, append, claimed
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from switches import commit
 
@@ -177,10 +176,8 @@ def main():
     asked = list(targets())
     for seed in args.seeds:
         for name in args.only or ["random", *SOURCES]:
-            lock = FileLock(args.work / f".{name} {seed}.lock")
-            try: lock.acquire(timeout=0)
-            except Timeout: continue  # another process is at it
-            with lock: ask_all(args, name, seed, asked, path)
+            with claimed(args.work, f"{name}, seed {seed}") as mine:
+                if mine: ask_all(args, name, seed, asked, path)
 
 
 if __name__ == "__main__": main()

@@ -12,10 +12,8 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from filelock import FileLock, Timeout
-from pretraining_choices import BASE, RESULTS, about, append, folder_of, read
-from switches import commit
+from pretraining_choices import BASE, about, append, claimed, folder_of, read
+from switches import commit, done
 
 from sjepa_nb.diagnostics import simulated_probes
 from sjepa_nb.model import SJEPAConfig
@@ -69,14 +67,6 @@ def row_of(name, seed, args, probes):
                 commit=commit()) | about()
 
 
-def done():
-    "Choices and seeds that the table has already."
-    path = RESULTS / "more_data.csv"
-    if not path.exists(): return set()
-    table = pd.read_csv(path)
-    return set(zip(table.choice, table.seed))
-
-
 def main():
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,11 +79,8 @@ def main():
     probes = simulated_probes((9, 10, 11, 12))
     for seed in args.seeds:
         for name in args.only or CHOICES:
-            lock = FileLock(args.work / f".{name} {seed}.lock")
-            try: lock.acquire(timeout=0)
-            except Timeout: continue  # another process is at it
-            with lock:
-                if (name, seed) in done(): continue
+            with claimed(args.work, f"{name}, seed {seed}") as mine:
+                if not mine or (name, seed) in done("more_data.csv"): continue
                 row = row_of(name, seed, args, probes)
                 append(args.work, "more_data.csv", [row])
                 print({k: row[k] for k in ("choice", "seed", "loss", "windows")}, flush=True)

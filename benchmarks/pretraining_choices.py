@@ -11,6 +11,7 @@ choices already there are skipped. Several processes may share DIR.
 import argparse
 import platform
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,16 @@ def windows(work, length, interval, people=8):
     path = work / f"windows-of-{people}-{length}-{interval}"
     store = build_store(path, sources, length=length, interval=interval, progress=False)
     return store, split_by_subject(store.index, valid=valid)
+
+
+@contextmanager
+def claimed(work, choice):
+    "Whether no other process is at it; then none will be, until the end of the block."
+    lock = FileLock(f"{folder_of(work, choice)}.lock")
+    try: lock.acquire(timeout=0)
+    except Timeout: pass
+    try: yield lock.is_locked
+    finally: lock.release()
 
 
 def append(work, name, rows):
@@ -204,11 +215,8 @@ def main():
     for choice in [f"untrained, seed {k}" for k in range(3)] + list(CHOICES):
         if choice in done(): continue
         if args.only and choice not in args.only: continue
-        lock = FileLock(args.work / f".{''.join(filter(str.isalnum, choice))}.lock")
-        try: lock.acquire(timeout=0)
-        except Timeout: continue  # another process is at it
-        with lock:
-            if choice not in done(): ask(choice, args, probes, store.montage)
+        with claimed(args.work, choice) as mine:
+            if mine and choice not in done(): ask(choice, args, probes, store.montage)
 
 
 if __name__ == "__main__": main()

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from pretraining_choices import BASE, RESULTS, append, folder_of, train, windows
+from pretraining_choices import BASE, RESULTS, append, claimed, folder_of, train, windows
 
 from sjepa_nb.batches import montage_masks
 from sjepa_nb.diagnostics import lidar, looks_at, simulated_probes
@@ -112,9 +111,9 @@ def test(args):
             print(row, flush=True)
 
 
-def done():
-    "Choices and seeds that the table has already."
-    path = RESULTS / "switches.csv"
+def done(name):
+    "Choices and seeds that a table has already."
+    path = RESULTS / name
     if not path.exists(): return set()
     table = pd.read_csv(path)
     return set(zip(table.choice, table.seed))
@@ -139,13 +138,8 @@ def main():
     probes = simulated_probes((9, 10, 11, 12))
     for seed in args.seeds:
         for name in args.only or SWITCHES:
-            if (name, seed) in done(): continue
-            label = "".join(filter(str.isalnum, f"{name}{seed}"))
-            lock = FileLock(args.work / f".{label}.lock")
-            try: lock.acquire(timeout=0)
-            except Timeout: continue  # another process is at it
-            with lock:
-                if (name, seed) in done(): continue
+            with claimed(args.work, f"{name}, seed {seed}") as mine:
+                if not mine or (name, seed) in done("switches.csv"): continue
                 row, curve = row_of(name, seed, args, probes)
                 append(args.work, "switches.csv", [row])
                 append(args.work, "switches_curves.csv", curve)
