@@ -96,7 +96,7 @@ def peer(samples, batch, dropout, device):
 def ours(samples, batch, precision, device):
     "The step that `Pretraining` takes."
     from sjepa_nb.contextual_encoder import set_precision
-    from sjepa_nb.masking import Masks
+    from sjepa_nb.masking import hiding
     from sjepa_nb.model import SJEPA
     from sjepa_nb.pretraining import (
         TrainingConfig, keep_memory, make_optimiser, train_step,
@@ -104,11 +104,11 @@ def ours(samples, batch, precision, device):
     keep_memory()
     montage, x, hidden = batch_and_mask(samples, batch)
     torch.manual_seed(0)
-    model, config, row = SJEPA(montage).train(), TrainingConfig(), torch.arange(batch)
+    model, config = SJEPA(montage).train(), TrainingConfig()
     set_precision(model, precision, device)
     model.to(device)
-    optimiser, hidden = make_optimiser(model, config), hidden.expand(batch, -1)
-    x, masks = x.to(device), Masks(~hidden, row, hidden, row).to(device)
+    optimiser = make_optimiser(model, config)
+    x, masks = x.to(device), hiding(hidden.expand(batch, -1)).to(device)
     channels, count = torch.arange(62, device=device), iter(range(10**6))
     return lambda: train_step(model, optimiser, x, masks, channels, next(count), 10**6, config)[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .files import check_choice
-from .masking import Masks
+from .masking import hiding
 from .missing_channel import as_windows, splines
 from .model import SJEPA
 from .montage import Montage
@@ -79,7 +79,6 @@ def _filled_in(model, x, good):
     found = torch.zeros(len(x), len(good), *tokens.shape[2:])
     found[:, good] = model.targets(tokens + code[good]).float()
     if good.all(): return found
-    each = torch.arange(len(x))
-    masks = Masks(good.expand(len(x), -1), each, ~good.expand(len(x), -1), each)
+    masks = hiding(~good.expand(len(x), -1))
     found[:, ~good] = model(x, masks).predicted.float().unflatten(1, (-1, tokens.shape[2]))
     return found

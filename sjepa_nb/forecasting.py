@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 
 from .files import check_whole
 from .local_encoder import TOKEN_STRIDE, n_tokens
-from .masking import Masks
+from .masking import hiding
 from .missing_channel import as_windows
 from .model import SJEPA
 from .time_masking import check_tokens, tokens_at
@@ -48,8 +48,7 @@ def _check_ahead(model, seen, samples):
 
 def _asked(model, x, hidden):
     "Predictions and targets of the hidden tokens of a batch, channel by channel."
-    each = torch.arange(len(x))
-    out = model(x, Masks(~hidden, each, hidden, each))
+    out = model(x, hiding(hidden))
     return [v.float().unflatten(1, (x.shape[1], -1)) for v in (out.predicted, out.target)]
 
 # %% ../nbs/32_forecasting.ipynb #f0ca0010

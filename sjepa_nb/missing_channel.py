@@ -13,7 +13,7 @@ import mne
 import numpy as np
 import torch
 
-from .masking import Masks
+from .masking import Masks, hiding
 from .model import SJEPA, on_montage
 from .montage import HEAD_RADIUS, Montage
 
@@ -135,9 +135,9 @@ def _targets_of(model, window, i, candidates):
     tokens = model.local_encoder(window).repeat(len(candidates), 1, 1, 1)
     tokens[:, i] = model.local_encoder(candidates[:, None])[:, 0]
     asked = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-    asked[:, i], each = True, torch.arange(len(tokens))
+    asked[:, i] = True
     placed = tokens + model.position(tokens.shape[2])
-    return model.hidden_targets(placed, Masks(~asked, each, asked, each))
+    return model.hidden_targets(placed, hiding(asked))
 
 def rank_of(
     distances,  # (…, candidates)

@@ -960,9 +960,9 @@ def _beside_blind(epochs):
     return dict(trivial=epochs.loss / epochs.trivial, positional=epochs.loss / epochs.positional)
 
 def _signs_of_collapse(epochs):
-    "Shares that fall in a collapse, and what is left of the teacher's random start."
+    "Shares that fall in a collapse, and what is left of what the teacher began with."
     return {"spread": epochs.spread, "rank / 64": epochs["rank"] / 64,
-            "random start": epochs.random_share}
+            "teacher's start": epochs.random_share}
 
 def _plot_columns(ax, epochs, name, colour, columns):
     "A line for each column, each with a style of its own."

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from .extra_tokens import extras_of
+from .masking import hiding
 from .missing_channel import as_windows
 from .model import SJEPA
 
@@ -75,11 +76,11 @@ def hidden_maps(
     hidden,  # (channels,) bool
 ) -> torch.Tensor:  # (layers, windows, heads, hidden channels, visible channels)
     "What the questions for hidden channels look at in the predictor."
-    hidden, tokens = torch.as_tensor(hidden), model.local_encoder(as_windows(model, x))
-    code = model.position(tokens.shape[2])
-    context = model.encoder((tokens + code)[:, ~hidden].flatten(1, 2))
-    questions = code[hidden].flatten(0, 1).expand(len(tokens), -1, -1)
-    return by_channel(predictor_attention(model.predictor, questions, context), tokens.shape[2])
+    x, hidden = as_windows(model, x), torch.as_tensor(hidden)
+    context = model(x, hiding(hidden.expand(len(x), -1))).context
+    n_tokens = context.shape[1] // int((~hidden).sum())
+    questions = model.position(n_tokens)[hidden].flatten(0, 1).expand(len(x), -1, -1)
+    return by_channel(predictor_attention(model.predictor, questions, context), n_tokens)
 
 # %% ../nbs/29_scalp_attention.ipynb #f0ade468
 def reach(

@@ -12,7 +12,7 @@ import math
 import torch
 
 from .local_encoder import TOKEN_SAMPLES, TOKEN_STRIDE
-from .masking import Masks, SphereMask
+from .masking import Masks, SphereMask, hiding
 from .montage import Montage
 
 # %% ../nbs/16_time_masking.ipynb #a5d00006
@@ -65,24 +65,19 @@ def tokens_at(
     "The tokens of some channels at some seconds."
     return (channels[:, :, None] & seconds[:, None]).flatten(1)
 
-def _one_each(hidden):
-    "Masks with one context and one target an example: all that is not hidden is visible."
-    row = torch.arange(len(hidden))
-    return Masks(~hidden, row, hidden, row)
-
 # %% ../nbs/16_time_masking.ipynb #a5d00014
 class TimeMask(TokenMask):
     "Hide all channels in a run of half of the seconds."
     def __call__(self, n: int, generator: torch.Generator | None = None) -> Masks:
         everywhere = torch.ones(n, len(self.table), dtype=torch.bool)
-        return _one_each(tokens_at(everywhere, self.runs(n, self.n_tokens // 2, generator)))
+        return hiding(tokens_at(everywhere, self.runs(n, self.n_tokens // 2, generator)))
 
 class FutureMask(TokenMask):
     "Hide all channels from some second on."
     def __call__(self, n: int, generator: torch.Generator | None = None) -> Masks:
         everywhere = torch.ones(n, len(self.table), dtype=torch.bool)
         now = torch.randint(1, self.n_tokens, (n, 1), generator=generator)
-        return _one_each(tokens_at(everywhere, torch.arange(self.n_tokens) >= now))
+        return hiding(tokens_at(everywhere, torch.arange(self.n_tokens) >= now))
 
 # %% ../nbs/16_time_masking.ipynb #a5d00017
 class BlockMask(TokenMask):
@@ -103,7 +98,7 @@ class BlockMask(TokenMask):
         hidden = blocks.any(1)
         all_hidden = hidden.all(1)  # may happen with few channels: then one block is enough
         hidden[all_hidden] = blocks[all_hidden, 0]
-        return _one_each(hidden)
+        return hiding(hidden)
 
 # %% ../nbs/16_time_masking.ipynb #a5d00020
 class RegionMask(TokenMask):

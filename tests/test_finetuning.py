@@ -35,7 +35,7 @@ from sjepa_nb.finetuning import (
 from sjepa_nb.diagnostics import in_band, spatial_filters
 from sjepa_nb.evaluation import Whole
 from sjepa_nb.heads import FEATURES, HEADS, Downstream, FeatureCache, SpatialAggregation
-from sjepa_nb.masking import Masks
+from sjepa_nb.masking import hiding
 from sjepa_nb.montage import named_montage
 from sjepa_nb.model import SJEPA, SJEPAConfig
 from sjepa_nb.simulation import SimulatedMI, SimulatedSSVEP
@@ -331,8 +331,7 @@ def test_dropout_smoothing_and_decay_change_the_training(weights):
 
 def hide_the_third(n, generator):
     "A mask that hides one channel of six in every trial."
-    hidden = (torch.arange(6) == 2).expand(n, -1)
-    return Masks(~hidden, torch.arange(n), hidden, torch.arange(n))
+    return hiding((torch.arange(6) == 2).expand(n, -1))
 
 
 def tuned(model, x, y, head, strategy, mask, **settings):

@@ -8,7 +8,7 @@ from sjepa_nb.collapse import token_places
 from sjepa_nb.command_line import sjepa_pretrain
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.heads import Downstream, fingerprint
-from sjepa_nb.masking import Masks, SphereMask
+from sjepa_nb.masking import SphereMask, hiding
 from sjepa_nb.model import SJEPA, SJEPAConfig, masked_l1
 from sjepa_nb.montage import lee2019_montage
 from sjepa_nb.pretraining import Pretraining, TrainingConfig
@@ -80,8 +80,7 @@ def test_a_mask_of_channels_is_the_same_over_tokens():
     "The loss, the gradient and the places are those of the mask over channels."
     x, _ = batch("time", 3)
     spheres = SphereMask(LEE, .6)(3, torch.Generator().manual_seed(0))
-    row, hidden = torch.arange(3), spheres.hidden.repeat_interleave(4, 1)
-    tokens = Masks(~hidden, row, hidden, row)
+    tokens = hiding(spheres.hidden.repeat_interleave(4, 1))
     for switches in ({}, dict(condition=True), dict(target="signal"), dict(collapse="sigreg")):
         losses = []
         for masks in (spheres, tokens):
@@ -222,9 +221,9 @@ def test_the_command_says_so_before_it_reads(words, says, tmp_path, capsys):
 def test_a_mask_of_ones_own_that_hides_seconds(store, monkeypatch):
     class Last(TokenMask):
         def __call__(self, n, generator=None):
-            row, hidden = torch.arange(n), torch.zeros(n, 62, self.n_tokens, dtype=torch.bool)
+            hidden = torch.zeros(n, 62, self.n_tokens, dtype=torch.bool)
             hidden[..., -1] = True
-            return Masks(~hidden.flatten(1), row, hidden.flatten(1), row)
+            return hiding(hidden.flatten(1))
 
     monkeypatch.setitem(MASKS, "last", Last)
     assert over_tokens("last") and not over_tokens("sphere")

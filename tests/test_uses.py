@@ -11,7 +11,7 @@ from sjepa_nb.contextual_encoder import Attention
 from sjepa_nb.corruption import (
     KINDS, average_reference, corrupt, interpolate, target_tokens)
 from sjepa_nb.likelihood import embedding_jacobian, jepa_score, log_volume, robust_z
-from sjepa_nb.masking import Masks
+from sjepa_nb.masking import Masks, hiding
 from sjepa_nb.missing_channel import (
     candidate_distances, dead, loose, misfit, rank_of, spline_misfit, spline_weights,
     swap)
@@ -252,6 +252,20 @@ def test_maps_of_encoders_with_extra_tokens_are_refused():
     model = SJEPA(config=SJEPAConfig.preset("2/8/64", registers=2)).eval()
     with pytest.raises(ValueError, match="looks at tokens of none, too: {'registers': 2"):
         visible_maps(model, torch.randn(1, 62, 152))
+
+
+def test_maps_of_hidden_channels_are_those_of_a_forward_pass(x):
+    "Of a conditioned encoder, too, which is told what is asked."
+    torch.manual_seed(0)
+    model = SJEPA(named_montage(NAMES), SJEPAConfig.preset("2/8/64", condition=True)).eval()
+    hidden, caught = torch.arange(12) < 3, []
+    last = model.predictor.layers[-1].multihead_attn
+    hook = last.register_forward_pre_hook(lambda layer, args: caught.extend(args[:2]))
+    with torch.no_grad(): model(torch.from_numpy(x), hiding(hidden.expand(5, -1)))
+    hook.remove()
+    question, memory = (t.reshape(5, -1, 64) for t in caught)
+    theirs = by_channel(attention_weights(last, question, memory), 2)
+    torch.testing.assert_close(hidden_maps(model, x, hidden)[-1], theirs)
 
 
 def test_coherence_is_scipys(x):
