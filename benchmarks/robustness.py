@@ -562,10 +562,8 @@ evaluate(tasks, {"a": None}, "new", train_trials="x") | train_trials
 evaluate(tasks, {"a": None}, "new", nothing=1) | nothing
 evaluate(tasks, {"a": None}, "sweep") | sweep
 summarise(table[:0]) | table
-summarise(table, draws=0) | draws
 summarise(store.index) | table
 summarise(None) | table
-summarise(table, draws="x") | draws
 rank_pipelines(store.index) | table
 plot_ranking(store.index) | table
 plot_scores(table[:0]) | table

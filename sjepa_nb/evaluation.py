@@ -28,7 +28,8 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from joblib import Parallel, delayed
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, sem
+from scipy.stats import t as student_t
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
@@ -687,38 +688,26 @@ def subject_scores(table) -> pd.DataFrame:
     return groups.agg(score=("score", "mean"), chance=("chance", "mean"), folds=("score", "size"))
 
 # %% ../nbs/23_evaluation.ipynb #4bdd540b
-def _interval(scores, draws, rng):
-    "95 % interval of a mean, by bootstrap."
-    means = rng.choice(scores, (draws, len(scores))).mean(1)
-    return np.percentile(means, [2.5, 97.5])
-
 def paired_interval(
     differences,  # (people,)
-    draws: int = 10_000,
-    seed: int = 0,
-) -> tuple[float, float, float]:  # mean, low, high
-    "Mean difference over people, and its 95 % interval by bootstrap."
-    check_whole(1, draws=draws)
+) -> tuple[float, float, float]:  # mean, low, high; of one person no low and high (NaN)
+    "Mean difference over people, and its 95 % interval by Student's t."
     d = np.asarray(differences, dtype=float)
-    low, high = _interval(d, draws, np.random.default_rng(seed))
-    return float(d.mean()), float(low), float(high)
+    if len(d) < 2: return float(d.mean()), math.nan, math.nan
+    half = student_t.ppf(.975, len(d) - 1) * sem(d)
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
 
 # %% ../nbs/23_evaluation.ipynb #c93ecdea
 def summarise(
     table,  # from `evaluate`
-    draws: int = 2000,  # of the bootstrap over subjects
-    seed: int = 0,
 ) -> pd.DataFrame:  # paradigm, pipeline, mean, low, high, sd (over subjects), chance, subjects
-    "Mean score over subjects, with a 95 % bootstrap interval over subjects."
-    check_whole(1, draws=draws)
-    rows, rng = [], np.random.default_rng(seed)
-    key = ["paradigm", "dataset", "pipeline"]
+    "Mean score over subjects, with a 95 % interval over subjects, cut off at 0 and 1."
+    rows, key = [], ["paradigm", "dataset", "pipeline"]
     for names, group in subject_scores(table).groupby(key, sort=False):
         s = group.score.to_numpy()
-        row = dict(zip(key, names), mean=s.mean(), low=math.nan, high=math.nan, sd=math.nan)
-        if len(s) > 1:
-            row["low"], row["high"] = _interval(s, draws, rng)
-            row["sd"] = s.std(ddof=1)
+        low, high = np.clip(paired_interval(s)[1:], 0, 1)
+        row = dict(zip(key, names), mean=s.mean(), low=low, high=high, sd=math.nan)
+        if len(s) > 1: row["sd"] = s.std(ddof=1)
         rows.append(row | dict(chance=group.chance.mean(), subjects=len(s)))
     return pd.DataFrame(rows)
 

@@ -16,8 +16,8 @@ from sjepa_nb import evaluation, runs
 from sjepa_nb.command_line import sjepa_evaluate, sjepa_finetune, sjepa_plot
 from sjepa_nb.evaluation import (
     BLANK, NO_PRETRAINING, RESULTS, Pipeline, Task, baselines, compare, cross_validate,
-    default_metric, evaluate, pipeline_colours, plot_ranking, plot_scores, rank_pipelines,
-    read_results, simulated_tasks, sjepa_pipelines, summarise, to_moabb, ways,
+    default_metric, evaluate, paired_interval, pipeline_colours, plot_ranking, plot_scores,
+    rank_pipelines, read_results, simulated_tasks, sjepa_pipelines, summarise, to_moabb, ways,
 )
 from sjepa_nb.finetuning import SJEPAClassifier
 from sjepa_nb.montage import lee2019_montage
@@ -407,7 +407,10 @@ def made_up(scores):
 def test_statistics_by_hand():
     t = made_up(dict(a=[[.9, .7], [.6, .6]], b=[[.5, .5], [.5, .7]]))
     means = summarise(t).set_index("pipeline")
-    assert np.allclose(means.loc["a", ["mean", "low", "high"]].astype(float), [.7, .6, .8])
+    assert np.allclose(means.loc["a", ["mean", "low", "high"]].astype(float), [.7, 0, 1])
+    three = paired_interval([.1, .2, .3])  # 4.303: Student's t of two degrees of freedom
+    assert np.allclose(three, [.2, .2 - 4.3027 * .1 / 3**.5, .2 + 4.3027 * .1 / 3**.5], atol=1e-5)
+    assert np.isnan(paired_interval([.1])[1:]).all() and paired_interval([.1, .1]) == (.1, .1, .1)
     assert np.isclose(means.loc["b", "sd"], .1 / 2**.5)
     c = compare(t, "a", "b").set_index("paradigm")
     assert c.loc["all", "subjects"] == 2
