@@ -97,7 +97,7 @@ def test_index_lists_every_page_under_its_number():
 
 
 def test_readme_has_the_two_commands():
-    assert tool.command("test").endswith("&& pytest -n 2 --dist worksteal")
+    assert tool.command("test").endswith("&& pytest")
     assert tool.command("demo").endswith("&& sjepa_demo")
     with pytest.raises(SystemExit, match="0 blocks"): tool.command("other")
 
